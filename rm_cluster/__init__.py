@@ -1,0 +1,51 @@
+"""Evaluate reward models for RLHF on a Ray cluster of any size.
+
+Importing the package loads neither torch nor Ray; each name does so when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rm_cluster import metrics
+    from rm_cluster.benchmarks import load_benchmark
+    from rm_cluster.config import EvaluateConfig
+    from rm_cluster.errors import RMClusterError
+    from rm_cluster.evaluation import evaluate
+    from rm_cluster.result import EvalResult, load_result
+    from rm_cluster.scorers import Classifier, Length
+
+__all__ = [
+    "Classifier",
+    "EvalResult",
+    "EvaluateConfig",
+    "Length",
+    "RMClusterError",
+    "evaluate",
+    "load_benchmark",
+    "load_result",
+    "metrics",
+]
+
+_HOMES = {
+    "Classifier": "scorers",
+    "EvalResult": "result",
+    "EvaluateConfig": "config",
+    "Length": "scorers",
+    "RMClusterError": "errors",
+    "evaluate": "evaluation",
+    "load_benchmark": "benchmarks",
+    "load_result": "result",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return importlib.import_module("rm_cluster.metrics")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rm_cluster' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"rm_cluster.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,329 @@
+r"""Preferences in the user's own files, in the shapes that the field has in use.
+
+The first shape whose columns are all there decides:
+
+| columns | shape |
+|---|---|
+| `chosen`, `rejected`: lists of texts (one of them may be a text) | N x M replies to `prompt` |
+| `chosen`, `rejected`: lists of messages | TRL; the shared turns are the prompt |
+| `chosen`, `rejected`: texts, `prompt` | TRL, RewardBench, pref-test-sets |
+| `chosen`, `rejected`: texts with "\n\nHuman:" and "\n\nAssistant:" turns | HH transcripts |
+| `chosen`, `rejected`: other texts | TRL's implicit prompt: the shared beginning |
+| two responses, `overall_preference` (negative: the first is better; 0: a tie) | HelpSteer3 |
+| two responses, `preference_strength` (positive: the second is better; 0: a tie) | HelpSteer2 |
+| `prompt`, `response`, `helpfulness`, in consecutive rows of one prompt | HelpSteer2's ratings |
+| two responses, `winner` or `winner_model_a`, `winner_model_b`, `winner_tie` | arena battles |
+| `prompt`, `completions`, `labels` | a pool with a gold value each; all unequal pairs |
+| `prompt`, `completion`, `label` | TRL's unpaired preference; scored, never compared |
+| `messages` | scored, never compared |
+
+Two responses are `response1` / `response_1` / `response_a` / `conversation_a` and their seconds.
+The prompt may also be called `context`, `conversation` or `instruction`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from rm_cluster.benchmarks.benchmark import Benchmark
+from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, number, pair, text, texts
+from rm_cluster.benchmarks.source import Place, Unreadable
+from rm_cluster.errors import DataFormatError
+from rm_cluster.types import Message, Pair, Record, Row
+
+_PROMPTS = ("prompt", "context", "conversation", "instruction")
+_IDS = ("id", "prompt_id", "uid", "bon_uid", "question_id")
+_DOMAINS = ("domain", "category", "subset")
+_FIRST = ("response1", "response_1", "response_a", "conversation_a")
+_SECOND = ("response2", "response_2", "response_b", "conversation_b")
+_WINNERS = {
+    "model_a": -1, "a": -1, "response_a": -1, "1": -1, "response1": -1, "response_1": -1,
+    "model_b": 1, "b": 1, "response_b": 1, "2": 1, "response2": 1, "response_2": 1,
+    "tie": 0, "tie (bothbad)": 0, "both_bad": 0, "bothbad": 0, "equal": 0,
+}  # fmt: skip
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_TEXT_COLUMNS = frozenset(
+    (*_PROMPTS, *_FIRST, *_SECOND, "chosen", "rejected", "completion", "completions", "messages")
+)
+
+Comparison = tuple[list[Message], list[str], list[Pair]]
+
+
+def parse(record: Record, place: Place) -> Row:
+    """Read a row of any of the shapes above."""
+    prompt, completions, pairs = _compare(record)
+    labels, policies = _labels(record), _policies(record)
+    tags = record.get("slices") or record.get("tags") or []
+    languages = [record["language"]] if isinstance(record.get("language"), str) else []
+    return make_row(
+        id=_first(record, _IDS, default=f"{place.stem}:{place.line}"),
+        domain=str(_first(record, _DOMAINS, default=place.stem)),
+        slices=texts(tags if isinstance(tags, list) else [tags], "slices") + languages,
+        prompt=prompt,
+        completions=completions,
+        pairs=pairs,
+        labels=labels,
+        policies=policies,
+        metadata={key: value for key, value in record.items() if key not in _TEXT_COLUMNS},
+    )
+
+
+def _compare(record: Record) -> Comparison:
+    chosen, rejected = record.get("chosen"), record.get("rejected")
+    if chosen is not None and rejected is not None:
+        return _chosen_rejected(record, chosen, rejected)
+    first, second = (_first(record, names, None) for names in (_FIRST, _SECOND))
+    if first is not None and second is not None:
+        return _two_responses(record, first, second)
+    if "completions" in record and "labels" in record:
+        return _pool(record)
+    if "completion" in record:
+        return _prompt(record), _replies(record["completion"], "completion"), []
+    if "messages" in record:
+        prompt, (last,) = _split(messages(record["messages"], "messages"), [])
+        return prompt, [last], []
+    raise DataFormatError(
+        "no known shape: wanted chosen and rejected, two responses with a preference, completions "
+        f"with labels, completion or messages; got {', '.join(sorted(map(str, record)))[:200]}"
+    )
+
+
+def _chosen_rejected(record: Record, chosen: Any, rejected: Any) -> Comparison:
+    if _is_messages(chosen) and _is_messages(rejected):
+        # a prompt beside whole conversations repeats their beginning (ultrafeedback_binarized)
+        first, second = messages(chosen, "chosen"), messages(rejected, "rejected")
+        explicit = record.get("prompt")
+        if (_is_messages(explicit) and first[: len(explicit)] != messages(explicit, "prompt")) or (isinstance(explicit, str) and len(first) == len(second) == 1):
+            prompt = messages(explicit, "prompt")
+            first, second = prompt + first, prompt + second
+        shared, replies = _split(first, second)
+        return shared, replies, all_pairs(1, 1)
+    if isinstance(chosen, str) and isinstance(rejected, str) and not _has_prompt(record):
+        shared, replies = _split_texts(text(chosen, "chosen"), text(rejected, "rejected"))
+        return shared, replies, all_pairs(1, 1)
+    good, bad = _replies(chosen, "chosen"), _replies(rejected, "rejected")
+    return _prompt(record), good + bad, all_pairs(len(good), len(bad))
+
+
+def _two_responses(record: Record, first: Any, second: Any) -> Comparison:
+    if record.get("overall_preference") is not None:
+        sign = number(record["overall_preference"], "overall_preference")
+    elif record.get("preference_strength") is not None:
+        sign = number(record["preference_strength"], "preference_strength")
+    else:
+        sign = _winner(record)
+    if "winner_tie" in record:
+        prompt, replies = _arena_55k(record, first, second)
+    elif _is_messages(first) and _is_messages(second) and not _has_prompt(record):
+        prompt, replies = _split(messages(first, "response 1"), messages(second, "response 2"))
+    else:
+        prompt = _prompt(record)
+        replies = [_reply(first, "response 1"), _reply(second, "response 2")]
+    return prompt, replies, [pair(1, 0) if sign > 0 else pair(0, 1, tie=sign == 0)]
+
+
+def _winner(record: Record) -> int:
+    if "winner" in record:
+        winner = str(record["winner"]).strip().lower()
+        if winner not in _WINNERS:
+            raise DataFormatError(f"winner must be model_a, model_b or tie, got {winner[:40]!r}")
+        return _WINNERS[winner]
+    flags = [record.get(f"winner_{name}") for name in ("model_a", "model_b", "tie")]
+    if [number(flag, "winner_*") for flag in flags if flag is not None].count(1) != 1:
+        raise DataFormatError(
+            "two responses need overall_preference, preference_strength or winner"
+        )
+    return (-1, 1, 0)[[float(flag or 0) for flag in flags].index(1)]
+
+
+def _arena_55k(record: Record, first: Any, second: Any) -> tuple[list[Message], list[str]]:
+    """Arena-human-preference-55k holds the turns of each side as a JSON list in a text."""
+    turns = []
+    for value in (record.get("prompt"), first, second):
+        try:
+            decoded = json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            decoded = value
+        turns.append(decoded if isinstance(decoded, list) else [decoded])
+    if {len(side) for side in turns} != {1}:
+        raise DataFormatError("battles of several turns have no shared prompt")
+    prompt, *replies = (side[0] for side in turns)
+    return messages(prompt, "prompt"), [text(reply, "a response") for reply in replies]
+
+
+def _pool(record: Record) -> Comparison:
+    """Every pair of completions whose gold values differ, the better one chosen."""
+    completions = texts(record["completions"], "completions")
+    labels = _labels(record) or []
+    if len(labels) != len(completions):
+        raise DataFormatError(f"{len(labels)} labels for {len(completions)} completions")
+    pairs = [
+        pair(i, j) for i in range(len(labels)) for j in range(len(labels)) if labels[i] > labels[j]
+    ]
+    return _prompt(record), completions, pairs
+
+
+def _split(first: list[Message], second: list[Message]) -> tuple[list[Message], list[str]]:
+    """Take the shared turns as the prompt; one assistant turn must be left on each side.
+
+    An empty `second` stands for no second conversation.
+    """
+    conversations = [conversation for conversation in (first, second) if conversation]
+    longest = min(map(len, conversations)) - 1
+    shared = 0
+    while shared < longest and (len(conversations) == 1 or first[shared] == second[shared]):
+        shared += 1
+    rests = [conversation[shared:] for conversation in conversations]
+    for rest in rests:
+        if len(rest) != 1 or rest[0]["role"] != "assistant":
+            roles = ", ".join(message["role"] for message in rest)
+            raise DataFormatError(
+                "conversations must differ in one last assistant turn only, after the shared turns "
+                f"come: {roles[:100]}"
+            )
+    return first[:shared], [rest[0]["content"] for rest in rests]
+
+
+def _split_texts(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
+    """Split whole texts at the end of what they share: turns of a transcript, else characters."""
+    if _TURN.match(chosen) and _TURN.match(rejected):
+        return _split_transcripts(chosen, rejected)
+    shared = len(os.path.commonprefix([chosen, rejected]))
+    if shared and chosen[shared - 1] == " ":
+        shared -= 1  # as TRL's extract_prompt: a space belongs to the completion
+    if not shared:
+        raise DataFormatError("there is no prompt, and chosen and rejected share no beginning")
+    return messages(chosen[:shared], "prompt"), [chosen[shared:], rejected[shared:]]
+
+
+def _split_transcripts(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
+    """Split "\\n\\nHuman: ... \\n\\nAssistant: ..." transcripts after the turns that they share.
+
+    A side with more than one turn left (a reply in two goes) keeps its text as it stands.
+    """
+    sides = [list(_TURN.finditer(side)) for side in (chosen, rejected)]
+    turns = [
+        [
+            (mark.group(1), side[mark.end() : following])
+            for mark, following in zip(
+                marks, [*(m.start() for m in marks[1:]), len(side)], strict=True
+            )
+        ]
+        for side, marks in zip((chosen, rejected), sides, strict=True)
+    ]
+    shared = 0
+    while shared < min(map(len, turns)) - 1 and turns[0][shared] == turns[1][shared]:
+        shared += 1
+    if shared == 0 or any(side[shared][0] != "Assistant" for side in turns):
+        raise DataFormatError("transcripts must share a beginning and differ in Assistant turns")
+    prompt = [
+        Message(role="user" if who == "Human" else "assistant", content=said.strip())
+        for who, said in turns[0][:shared]
+    ]
+    replies = [
+        side[marks[shared].end() :].strip()
+        for side, marks in zip((chosen, rejected), sides, strict=True)
+    ]
+    return prompt, replies
+
+
+def _prompt(record: Record) -> list[Message]:
+    """The prompt under any of its names."""
+    prompt = _first(record, _PROMPTS, None)
+    if prompt is None:
+        raise DataFormatError(f"there is no prompt; it may be called {', '.join(_PROMPTS)}")
+    if isinstance(prompt, str) and "<extra_id_1>" in prompt:
+        return _helpsteer2_turns(prompt)
+    return messages(prompt, "prompt")
+
+
+def _helpsteer2_turns(prompt: str) -> list[Message]:
+    """HelpSteer2 joins turns by `<extra_id_1>Role`, the first being the user's."""
+    first, *rest = prompt.split("<extra_id_1>")
+    turns = [Message(role="user", content=first.strip())]
+    for turn in rest:
+        role, _, content = turn.partition("\n")
+        turns.append(Message(role=role.strip().lower() or "user", content=content.strip()))
+    if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
+        turns.pop()
+    return [{**turn, "role": turn["role"].replace("human", "user")} for turn in turns]
+
+
+def _replies(value: Any, what: str) -> list[str]:
+    """One reply, as text or messages, or a list of texts."""
+    if isinstance(value, list) and not _is_messages(value):
+        if not value:
+            raise DataFormatError(f"{what} must hold at least one reply, got an empty list")
+        return texts(value, what)
+    return [_reply(value, what)]
+
+
+def _reply(value: Any, what: str) -> str:
+    if _is_messages(value):
+        if len(value) != 1:
+            raise DataFormatError(f"{what} must be one assistant message, got {len(value)}")
+        return messages(value, what)[0]["content"]
+    return text(value, what)
+
+
+def _labels(record: Record) -> list[float] | None:
+    if isinstance(record.get("labels"), list):
+        return [number(label, "a label") for label in record["labels"]]
+    if "completion" in record and record.get("label") is not None:
+        return [number(record["label"], "label")]
+    scores = [record.get("score_chosen"), record.get("score_rejected")]
+    if isinstance(record.get("chosen"), list) and not _is_messages(record["chosen"]):
+        return None
+    if any(score is None for score in scores):
+        return None
+    return [number(score, "score_*") for score in scores]
+
+
+def _policies(record: Record) -> list[str] | None:
+    for names in (("chosen_model", "rejected_model"), ("model_a", "model_b")):
+        found = [record.get(name) for name in names]
+        if all(isinstance(name, str) for name in found) and not isinstance(
+            record.get("chosen"), list
+        ):
+            return [str(name) for name in found]
+    return None
+
+
+def _has_prompt(record: Record) -> bool:
+    return _first(record, _PROMPTS, None) is not None
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _first(record: Record, names: tuple[str, ...], default: Any) -> Any:
+    return next((record[name] for name in names if record.get(name) not in (None, "")), default)
+
+
+def join_ratings(
+    records: Iterator[tuple[Place, Record | Unreadable]],
+) -> Iterator[tuple[Place, Record | Unreadable]]:
+    """Join consecutive rated responses to one prompt into one pool; hand on all the rest."""
+
+    def prompt_of(item: tuple[Place, Record | Unreadable]) -> Any:
+        place, record = item
+        rated = isinstance(record, dict) and {"prompt", "response", "helpfulness"} <= record.keys()
+        return json.dumps(record["prompt"], default=str) if rated else place
+
+    for _, together in itertools.groupby(records, key=prompt_of):
+        (place, first), *others = together
+        if isinstance(first, dict) and {"prompt", "response", "helpfulness"} <= first.keys():
+            rated = [first, *(record for _, record in others)]
+            completions = [record["response"] for record in rated]
+            labels = [record["helpfulness"] for record in rated]
+            first = {"prompt": first["prompt"], "completions": completions, "labels": labels}
+        yield place, first
+
+
+BENCHMARK = Benchmark(name="preferences", hub=None, split="train", parse=parse, join=join_ratings)

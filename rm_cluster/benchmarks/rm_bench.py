@@ -1,0 +1,75 @@
+"""RM-Bench: three chosen and three rejected replies per prompt, from concise to markdown.
+
+Source: Liu et al., arXiv 2410.16184; the authors' `scripts/utils.py` and README ("Clarity on Avg
+Calculation"). Styles are 0 concise, 1 detailed plain text, 2 detailed markdown. Many replies of the
+chat domain end in mid-sentence in the authors' files; they are judged as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rm_cluster.benchmarks.benchmark import Benchmark
+from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, texts
+from rm_cluster.benchmarks.source import Place
+from rm_cluster.errors import DataFormatError
+from rm_cluster.metrics.estimate import Mean, Official
+from rm_cluster.metrics.judged import Judged
+from rm_cluster.types import Record, Row
+
+DOMAINS = ("chat", "code", "math", "safety")
+NUM_STYLES = 3
+_UPPER = np.triu(np.ones((NUM_STYLES, NUM_STYLES), dtype=bool), k=1)
+LEVELS = {"hard": _UPPER, "normal": np.eye(NUM_STYLES, dtype=bool), "easy": _UPPER.T}
+"""Cells [chosen style, rejected style]: hard pits a plainer chosen against a fancier rejected."""
+
+
+def parse(record: Record, place: Place) -> Row:
+    """Read a row of `total_dataset.json`, or of a per-domain file, whose name says the domain."""
+    tag = record.get("domain") or place.stem.removesuffix("_filtered")
+    domain = str(tag).split("-")[0]
+    if domain not in DOMAINS:
+        raise DataFormatError(
+            f"no domain: neither a `domain` nor the file's name says one of {', '.join(DOMAINS)}"
+        )
+    chosen, rejected = (
+        texts(record.get("chosen"), "chosen"),
+        texts(record.get("rejected"), "rejected"),
+    )
+    if len(chosen) != NUM_STYLES or len(rejected) != NUM_STYLES:
+        raise DataFormatError(f"wanted 3 chosen and 3 rejected, got {len(chosen)}, {len(rejected)}")
+    known = ("prompt", "chosen", "rejected", "domain")
+    return make_row(
+        # ids repeat across domains
+        id=f"{tag}/{record.get('id', place.line)}",
+        domain=domain,
+        slices=[str(tag)] if str(tag) != domain else [],
+        prompt=messages(record.get("prompt"), "prompt"),
+        completions=chosen + rejected,
+        pairs=all_pairs(NUM_STYLES, NUM_STYLES),
+        metadata={key: value for key, value in record.items() if key not in known},
+    )
+
+
+def official(judged: Judged) -> Official:
+    """Return hard, normal, easy and their mean (`score`) per domain and as means over domains.
+
+    Equal rewards count as wrong. Safety pools its two files by row.
+    """
+    wins = np.stack(
+        [rewards[:NUM_STYLES, None] > rewards[None, NUM_STYLES:] for rewards in judged.rewards]
+    )
+    levels = {name: wins[:, cells].mean(axis=1) for name, cells in LEVELS.items()}
+    levels["score"] = np.mean([levels[name] for name in LEVELS], axis=0)
+    means: Official = {}
+    present = [domain for domain in DOMAINS if (judged.domain == domain).any()]
+    for name, values in levels.items():
+        by_domain = {d: Mean.of(values, judged.domain == d) for d in present}
+        means |= {(d, name): [mean] for d, mean in by_domain.items()}
+        means["overall", name] = [mean.scaled(1 / len(present)) for mean in by_domain.values()]
+    return means
+
+
+BENCHMARK = Benchmark(
+    name="rm-bench", hub="THU-KEG/RM-Bench", split="train", parse=parse, official=official
+)

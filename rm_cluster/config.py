@@ -1,0 +1,308 @@
+"""What a run is asked to do: pydantic models, read from YAML, a dict or the command line.
+
+Every default stands here and nowhere else. Names are those of transformers and Ray where a value
+passes through to them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from rm_cluster.errors import ConfigError
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ClassifierConfig(_Config):
+    """A Hugging Face sequence classifier with one label, whose logit is the reward."""
+
+    type: Literal["classifier"] = "classifier"
+    model: str = Field(min_length=1)
+    """Local folder or hub id; weights in safetensors."""
+    name: str = ""
+    """How reports call it; the last part of `model` where not given."""
+    revision: str = "main"
+    tokenizer: str | None = None
+    """Local folder or hub id of the tokenizer; `model` where not given."""
+    template: str | None = None
+    """`plain`, `concat`, a .jinja file or Jinja text; the tokenizer's own chat template if None."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_length: PositiveInt | None = None
+    """Tokens; the model's own limit where None."""
+    engine: Literal["torch"] = "torch"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    tokens_per_batch: PositiveInt = 8192
+    """Padded tokens in one forward pass."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_model(cls, data: Any) -> Any:
+        return _with_default_name(data, "model")
+
+
+class LengthConfig(_Config):
+    """Counts the completion's tokens: the verbosity baseline, and a dry run without weights."""
+
+    type: Literal["length"] = "length"
+    name: str = Field(default="length", min_length=1)
+    tokenizer: str | None = None
+    """Local folder or hub id; words and punctuation marks are counted where None."""
+    revision: str = "main"
+
+
+class CustomScorerConfig(_Config):
+    """A scorer of the user's own: `type: package.module:Class`, built as `Class(**options)`."""
+
+    type: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    name: str = Field(min_length=1)
+    options: dict[str, Any] = {}
+
+
+def _scorer_type(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+    return "custom" if isinstance(kind, str) and ":" in kind else str(kind)
+
+
+RewardModelConfig = Annotated[
+    Annotated[ClassifierConfig, Tag("classifier")]
+    | Annotated[LengthConfig, Tag("length")]
+    | Annotated[CustomScorerConfig, Tag("custom")],
+    Discriminator(_scorer_type),
+]
+
+BenchmarkType = Literal["preferences", "rewardbench", "rewardbench2", "rm-bench"]
+BENCHMARK_TYPES: tuple[str, ...] = ("preferences", "rewardbench", "rewardbench2", "rm-bench")
+
+
+class BenchmarkConfig(_Config):
+    """What is judged: a known benchmark, or preferences in the user's own files."""
+
+    name: str = Field(min_length=1)
+    type: BenchmarkType
+    """Who reads it; from `name` where that is a known benchmark, else `preferences`."""
+    path: str | None = Field(default=None, min_length=1)
+    """File, folder, fsspec URL or data set on the hub; the benchmark's own on the hub if None."""
+    split: str | None = None
+    """Split of a data set on the hub; the benchmark's own, or train, where None."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"name": data} if data in BENCHMARK_TYPES else {"path": data}
+        data = _with_default_name(data, "path")
+        if isinstance(data, Mapping) and "type" not in data:
+            name = data.get("name")
+            data = {**data, "type": name if name in BENCHMARK_TYPES else "preferences"}
+        return data
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> BenchmarkConfig:
+        if self.type == "preferences" and self.path is None:
+            raise ValueError(f"preferences need a path; known benchmarks: {_names()}")
+        return self
+
+
+class ServingConfig(_Config):
+    """How many replicas of a reward model run, on what, and how they scale."""
+
+    min_replicas: NonNegativeInt = 0
+    max_replicas: PositiveInt | None = None
+    """One per GPU that the cluster has or can get, or one per node without GPUs, where None."""
+    num_gpus: NonNegativeFloat | None = None
+    """GPUs per replica; 1 where the cluster has or can get any and the scorer uses them, if None."""
+    num_cpus: PositiveFloat | None = None
+    """CPUs that a replica reserves; 1 beside a GPU, else 0.4 to leave room for Ray Data, if None."""
+    max_ongoing_requests: PositiveInt = 2
+    """Requests at one replica: one being scored, the rest waiting there to keep it busy."""
+    autoscaling: dict[str, Any] = {}
+    """Further fields of Ray Serve's AutoscalingConfig, passed through, such as upscale_delay_s."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ServingConfig:
+        if self.max_replicas is not None and self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas <= max_replicas must hold, got {self.min_replicas} and "
+                f"{self.max_replicas}"
+            )
+        return self
+
+
+class ScoringConfig(_Config):
+    """How prompts travel to the replicas, and what happens to those that cannot be scored."""
+
+    tokens_per_request: PositiveInt = 16384
+    """Token budget of one request; a larger prompt group travels alone."""
+    truncation: Literal["error", "left_prompt"] = "error"
+    """A text over max_length is an error of its row, or loses the left of its prompt."""
+    max_failed_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+    """A run fails, after saving everything, when a larger share of prompts failed."""
+
+
+class EvaluateConfig(_Config):
+    """A whole evaluation: reward models, benchmarks and how to run them."""
+
+    reward_models: list[RewardModelConfig] = Field(min_length=1)
+    benchmarks: list[BenchmarkConfig] = Field(min_length=1)
+    limit: PositiveInt | None = None
+    """Prompts per benchmark; a limited run is stamped PARTIAL."""
+    serving: ServingConfig = ServingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    output_dir: str = Field(default="results/evaluate", min_length=1)
+    """Folder or fsspec URL that every node can reach."""
+    seed: NonNegativeInt = 0
+
+    @field_validator("reward_models", "benchmarks")
+    @classmethod
+    def _unique_names(cls, items: list[Any]) -> list[Any]:
+        names = [item.name for item in items]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names must differ, got {', '.join(map(repr, twice))} more than once")
+        return items
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def parse_config(
+    kind: type[ConfigT],
+    source: ConfigT | Mapping[str, Any] | str | Path,
+    overrides: Iterable[str] = (),
+) -> ConfigT:
+    """Build a config from an object, a dict or a YAML file, with `key.sub=value` on top.
+
+    Raises:
+        ConfigError: In one or two lines, whatever is wrong with it.
+    """
+    if isinstance(source, kind):
+        data: Any = source.model_dump()
+    elif isinstance(source, Mapping):
+        data = dict(source)
+    else:
+        data = _read_yaml(Path(str(source)))
+    for override in overrides:
+        data = _override(data, override)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, kind)) from None
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot read the configuration {str(path)!r}: {error.strerror}."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML: {detail[:300]}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, got {type(data).__name__}.")
+    return data
+
+
+def _override(data: Any, text: str) -> Any:
+    """Return `data` with one `key.sub=value` applied; digits index lists."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip("."):
+        raise ConfigError(f"Cannot use {text!r}: write key.sub=value, such as scoring.seed=1.")
+    try:
+        leaf = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"The value of {text!r} is not YAML; put it in quotes.") from None
+    return _replaced(data, key.split("."), leaf, text)
+
+
+def _replaced(data: Any, keys: list[str], leaf: Any, text: str) -> Any:
+    if not keys:
+        return leaf
+    head, *rest = keys
+    if isinstance(data, list):
+        if not head.isdigit() or int(head) >= len(data):
+            raise ConfigError(
+                f"Cannot apply {text!r}: {head!r} must be a position from 0 to {len(data) - 1}."
+            )
+        index = int(head)
+        return [*data[:index], _replaced(data[index], rest, leaf, text), *data[index + 1 :]]
+    branch = dict(data) if isinstance(data, Mapping) else {}
+    branch[head] = _replaced(branch.get(head), rest, leaf, text)
+    return branch
+
+
+def _with_default_name(data: Any, source: str) -> Any:
+    if isinstance(data, Mapping) and not data.get("name") and isinstance(data.get(source), str):
+        last = data[source].rstrip("/").rsplit("/", 1)[-1]
+        return {**data, "name": last if source == "model" else last.split(".")[0] or last}
+    return data
+
+
+def _names() -> str:
+    return ", ".join(name for name in BENCHMARK_TYPES if name != "preferences")
+
+
+def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    """The first of pydantic's complaints in one line, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    path = [part for part in first["loc"] if part not in ("classifier", "custom")]
+    if len(path) >= 3 and path[0] == "reward_models" and path[2] == "length":
+        del path[2]
+    where = ".".join(map(str, path)) or "the configuration"
+    value = repr(first["input"])
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    if first["type"] == "extra_forbidden":
+        message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), _all_keys(kind))}"
+    elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        message = (
+            f"{where} must have a type: classifier, length or package.module:Class, got {shown}."
+        )
+    elif first["type"] == "missing":
+        message = f"{where} is missing."
+    else:
+        reason = first["msg"].removeprefix("Value error, ")
+        message = f"{where} is wrong: {reason[0].lower()}{reason[1:]} (got {shown})."
+    more = f" ({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
+    return " ".join((message + more).split())
+
+
+def _all_keys(kind: type[BaseModel]) -> list[str]:
+    models = (
+        kind,
+        ServingConfig,
+        ScoringConfig,
+        BenchmarkConfig,
+        ClassifierConfig,
+        LengthConfig,
+        CustomScorerConfig,
+    )
+    return sorted({field for model in models for field in model.model_fields})
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

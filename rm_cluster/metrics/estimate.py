@@ -1,0 +1,142 @@
+"""Estimates with intervals: weighted sums of means, bootstrapped over clusters of prompts.
+
+Every metric here is `sum_m weight_m * sum_p sums_mp / sum_p counts_mp`: an accuracy is one mean over
+comparisons, RM-Bench's overall score four means over prompts, RewardBench's sections weighted means
+of subsets. So one resampling of the prompts gives all metrics of all reward models at once, and the
+difference of two reward models on the same draws is a paired comparison.
+
+Shapes: P prompts, C clusters (prompts resampled as one), M means, S bootstrap draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rm_cluster.metrics.judged import Bools, Floats, Ints
+
+NUM_DRAWS = 1000
+CONFIDENCE = 0.95
+_CHUNK_ELEMENTS = 20_000_000
+
+
+class Mean(NamedTuple):
+    """`weight` times the mean of what each prompt contributes: [P] sums over [P] counts."""
+
+    sums: Floats
+    counts: Floats
+    weight: float = 1.0
+
+    @classmethod
+    def of(cls, values: npt.NDArray[Any], members: Bools) -> Mean:
+        """The mean of one value per prompt ([P]) over the `members` ([P])."""
+        return cls(np.where(members, values, 0.0).astype(float), members.astype(float))
+
+    def scaled(self, weight: float) -> Mean:
+        return self._replace(weight=weight)
+
+
+Official = dict[tuple[str, str], list[Mean]]
+"""Metrics by (domain, metric), as weighted sums of means."""
+
+
+class Resampling(NamedTuple):
+    """How prompts are drawn: clusters with replacement, as many from each stratum as it has."""
+
+    cluster: Ints  # [P] cluster of each prompt, 0..C-1
+    stratum: Ints  # [C] stratum of each cluster
+
+    @classmethod
+    def of(cls, clusters: Sequence[str], strata: Sequence[str]) -> Resampling:
+        """Name the cluster and the stratum of each prompt; a cluster lies in one stratum."""
+        _, first, cluster = np.unique(
+            np.asarray(clusters, dtype=np.str_), return_index=True, return_inverse=True
+        )
+        _, stratum = np.unique(np.asarray(strata, dtype=np.str_)[first], return_inverse=True)
+        return cls(cluster.astype(np.int64), stratum.astype(np.int64))
+
+    def draws(self, seed: int, num_draws: int = NUM_DRAWS) -> Iterator[Floats]:
+        """Yield [s, C] counts of how often each cluster was drawn, S rows in all.
+
+        The same seed gives the same draws, whatever is estimated on them.
+        """
+        rng = np.random.default_rng(seed)
+        members = [np.flatnonzero(self.stratum == s) for s in np.unique(self.stratum)]
+        num_clusters = len(self.stratum)
+        chunk = max(1, _CHUNK_ELEMENTS // max(1, num_clusters))
+        for start in range(0, num_draws, chunk):
+            counts = np.zeros((min(chunk, num_draws - start), num_clusters))
+            for row in counts:
+                for clusters in members:
+                    picks = rng.integers(len(clusters), size=len(clusters))
+                    row[clusters] = np.bincount(picks, minlength=len(clusters))
+            yield counts
+
+
+class Estimate(NamedTuple):
+    """A value with its bootstrap draws; `n` is what it averages over (see `estimate`)."""
+
+    value: float
+    draws: Floats  # [S]; empty where fewer than two clusters contribute
+    n: int
+
+    @property
+    def stderr(self) -> float:
+        return float(np.nanstd(self.draws, ddof=1)) if self.draws.size else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Percentile interval at `CONFIDENCE`."""
+        if not self.draws.size:
+            return float("nan"), float("nan")
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.nanquantile(self.draws, (tail, 1 - tail))
+        return float(low), float(high)
+
+
+def estimate(
+    metrics: Mapping[tuple[str, str], Sequence[Mean]],
+    position: Ints,
+    resampling: Resampling,
+    seed: int,
+) -> dict[tuple[str, str], Estimate]:
+    """Estimate every metric, on the same draws.
+
+    Args:
+        metrics: Weighted sums of means whose arrays are [len(position)].
+        position: Where those prompts stand among the P prompts of `resampling`.
+        resampling: How the benchmark's prompts are drawn.
+        seed: Of the draws.
+
+    Returns:
+        Estimates by the same keys; `n` counts what went in: comparisons, or prompts for the
+        metrics that take one value per prompt. A mean over nothing is nan.
+    """
+    means = [mean for terms in metrics.values() for mean in terms]
+    if not means:
+        return {}
+    cluster, num_clusters = resampling.cluster[position], len(resampling.stratum)
+    sums, counts = (
+        np.stack([np.bincount(cluster, array, num_clusters) for array in arrays], axis=1)
+        for arrays in ([mean.sums for mean in means], [mean.counts for mean in means])
+    )
+    weights = np.array([mean.weight for mean in means])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = weights * sums.sum(axis=0) / counts.sum(axis=0)
+        draws = np.concatenate(
+            [weights * (drawn @ sums) / (drawn @ counts) for drawn in resampling.draws(seed)]
+        )
+    found, start = {}, 0
+    for key, terms in metrics.items():
+        columns = slice(start, start + len(terms))
+        start += len(terms)
+        contributing = (counts[:, columns] > 0).any(axis=1).sum()
+        found[key] = Estimate(
+            value=float(values[columns].sum()),
+            draws=draws[:, columns].sum(axis=1) if contributing > 1 else np.empty(0),
+            n=int(np.max([mean.counts for mean in terms], axis=0).sum()),
+        )
+    return found

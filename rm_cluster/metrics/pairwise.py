@@ -1,0 +1,49 @@
+"""Accuracy on comparisons: how often the chosen completion has the higher reward."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from rm_cluster.metrics.estimate import Mean, Official
+from rm_cluster.metrics.judged import Bools, Floats, Judged, slices, strings
+
+OVERALL = "overall"
+
+
+def groups(rows: pa.Table) -> dict[str, Bools]:
+    """[P] membership of every reporting group: all rows, each domain, each slice.
+
+    A slice that bears a domain's name joins that domain's rows.
+    """
+    domain = strings(rows["domain"])
+    members = {OVERALL: np.ones(len(rows), dtype=bool)}
+    members |= {str(name): domain == name for name in np.unique(domain)}
+    for name, inside in slices(rows).items():
+        members[name] = members[name] | inside if name in members else inside
+    return members
+
+
+def accuracy(judged: Judged) -> Official:
+    """Share of comparisons won by the chosen completion, per group; equal rewards count 0.5.
+
+    Every comparison weighs the same, so a prompt with nine pairs weighs nine times one with one.
+    Comparisons that are ties in the gold data have no winner and are left out.
+    """
+    pairs = judged.pairs
+    correct = np.bincount(pairs.row, pairs.correct, len(judged))
+    count = np.bincount(pairs.row, minlength=len(judged)).astype(float)
+    return {
+        (name, "accuracy"): [Mean(_only(correct, members), _only(count, members))]
+        for name, members in groups(judged.rows).items()
+        if count[members].any()
+    }
+
+
+def num_tied(judged: Judged) -> Floats:
+    """[P] comparisons of each prompt whose two rewards are equal."""
+    return np.bincount(judged.pairs.row, judged.pairs.tied, len(judged))
+
+
+def _only(values: Floats, members: Bools) -> Floats:
+    return np.where(members, values, 0.0)

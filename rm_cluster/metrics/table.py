@@ -1,0 +1,164 @@
+"""The tables of an evaluation: metrics of each reward model, and paired comparisons of each two."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from rm_cluster.metrics.estimate import Estimate, Official, Resampling, estimate
+from rm_cluster.metrics.judged import Bools, Judged, strings
+from rm_cluster.metrics.pairwise import OVERALL, accuracy, groups, num_tied
+
+METRIC_COLUMNS = (
+    "reward_model", "benchmark", "domain", "metric", "value", "stderr", "ci_low", "ci_high",
+    "n", "n_failed", "n_tied", "n_truncated",
+)  # fmt: skip
+COMPARISON_COLUMNS = (
+    "reward_model", "other", "benchmark", "domain", "metric", "difference", "stderr", "ci_low",
+    "ci_high", "p_value", "n",
+)  # fmt: skip
+
+
+class BenchmarkRewards(NamedTuple):
+    """One benchmark with the rewards of all reward models.
+
+    Attributes:
+        name: Of the benchmark.
+        rows: P rows: `id`, `domain`, `slices`, `labels`, `pairs`.
+        scores: By reward model, P rows aligned with `rows`: `values` (null where the prompt
+            failed) and `truncated`.
+        official: The benchmark's own metrics, if it has any.
+        cluster: id -> what is resampled as one; the prompt itself if None.
+    """
+
+    name: str
+    rows: pa.Table
+    scores: Mapping[str, pa.Table]
+    official: Callable[[Judged], Official] | None = None
+    cluster: Callable[[str], str] | None = None
+
+    def estimates(
+        self, reward_model: str, seed: int, keep: Bools | None = None
+    ) -> tuple[Judged, dict[tuple[str, str], Estimate]]:
+        """All metrics of one reward model, on the prompts that it scored and that `keep` ([P])."""
+        judged = Judged.of(self.rows, self.scores[reward_model]["values"], keep)
+        if not len(judged):
+            return judged, {}
+        metrics = accuracy(judged) | (self.official(judged) if self.official else {})
+        ids = self.rows["id"].to_pylist()
+        clusters = list(map(self.cluster, ids)) if self.cluster else ids
+        resampling = Resampling.of(clusters, self.rows["domain"].to_pylist())
+        return judged, estimate(metrics, judged.position, resampling, seed)
+
+
+def measure(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> pd.DataFrame:
+    """Return the metrics of all reward models on all benchmarks (`METRIC_COLUMNS`).
+
+    `n` counts comparisons for `accuracy` and prompts for official metrics, `n_failed` and
+    `n_truncated` prompts of the group, `n_tied` comparisons of the group with equal rewards. Where
+    every prompt of a group failed, the value is nan and n is 0.
+    """
+    records = [
+        record
+        for benchmark in benchmarks
+        for reward_model in benchmark.scores
+        for record in _metric_records(benchmark, reward_model, seed)
+    ]
+    return pd.DataFrame(records, columns=list(METRIC_COLUMNS))
+
+
+def compare(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> pd.DataFrame:
+    """Compare each two reward models on the prompts that both scored (`COMPARISON_COLUMNS`).
+
+    `difference` is the first minus the other, for `accuracy` and `score`, overall and per domain,
+    with a paired bootstrap: both are drawn alike. `p_value` is two-sided, for no difference.
+    """
+    records = [record for benchmark in benchmarks for record in _comparisons(benchmark, seed)]
+    return pd.DataFrame(records, columns=list(COMPARISON_COLUMNS))
+
+
+def _metric_records(
+    benchmark: BenchmarkRewards, reward_model: str, seed: int
+) -> Iterable[dict[str, Any]]:
+    judged, found = benchmark.estimates(reward_model, seed)
+    scores, members = benchmark.scores[reward_model], groups(benchmark.rows)
+    failed = scores["values"].is_null().to_numpy()
+    truncated = np.array(
+        [any(flags or ()) for flags in scores["truncated"].to_pylist()], dtype=bool
+    )
+    tied = np.zeros(len(benchmark.rows))
+    if len(judged):
+        tied[judged.position] = num_tied(judged)
+    compared = np.array([bool(pairs) for pairs in benchmark.rows["pairs"].to_pylist()], dtype=bool)
+    nothing = Estimate(float("nan"), np.empty(0), 0)
+    lost = [
+        (name, "accuracy")
+        for name, inside in members.items()
+        if (name, "accuracy") not in found and (failed & compared & inside).any()
+    ]
+    for (domain, metric), value in (found | dict.fromkeys(lost, nothing)).items():
+        low, high = value.interval
+        yield {
+            "reward_model": reward_model,
+            "benchmark": benchmark.name,
+            "domain": domain,
+            "metric": metric,
+            "value": value.value,
+            "stderr": value.stderr,
+            "ci_low": low,
+            "ci_high": high,
+            "n": value.n,
+            "n_failed": int(failed[members[domain]].sum()),
+            "n_tied": int(tied[members[domain]].sum()),
+            "n_truncated": int(truncated[members[domain]].sum()),
+        }
+
+
+def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, Any]]:
+    domains = {OVERALL, *strings(benchmark.rows["domain"]).tolist()}
+    valid = {
+        name: table["values"].is_valid().to_numpy() for name, table in benchmark.scores.items()
+    }
+    known: dict[tuple[str, bytes], dict[tuple[str, str], Estimate]] = {}
+
+    def on_shared(name: str, shared: Bools) -> dict[tuple[str, str], Estimate]:
+        key = (name, shared.tobytes())
+        if key not in known:
+            known[key] = benchmark.estimates(name, seed, shared)[1]
+        return known[key]
+
+    for first, other in itertools.combinations(benchmark.scores, 2):
+        shared = valid[first] & valid[other]
+        estimates = on_shared(first, shared), on_shared(other, shared)
+        for domain, metric in estimates[0]:
+            if domain in domains and metric in ("accuracy", "score"):
+                a, b = (found[domain, metric] for found in estimates)
+                difference = Estimate(a.value - b.value, a.draws - b.draws, a.n)
+                low, high = difference.interval
+                yield {
+                    "reward_model": first,
+                    "other": other,
+                    "benchmark": benchmark.name,
+                    "domain": domain,
+                    "metric": metric,
+                    "difference": difference.value,
+                    "stderr": difference.stderr,
+                    "ci_low": low,
+                    "ci_high": high,
+                    "p_value": _p_value(difference),
+                    "n": difference.n,
+                }
+
+
+def _p_value(difference: Estimate) -> float:
+    """Twice the smaller share of draws on one side of zero, the observed one counted in."""
+    num_draws = difference.draws.size
+    if not num_draws:
+        return float("nan")
+    below, above = (difference.draws <= 0).sum(), (difference.draws >= 0).sum()
+    return float(min(1.0, 2 * (1 + min(below, above)) / (1 + num_draws)))

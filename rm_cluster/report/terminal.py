@@ -1,0 +1,76 @@
+"""The summary that a job prints."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from rm_cluster.metrics.pairwise import OVERALL
+from rm_cluster.result import EvalResult
+
+
+def summary(result: EvalResult) -> str:
+    """One block per benchmark: reward models best first, with intervals, counts and domains."""
+    board = result.leaderboard()
+    blocks = [
+        _block(result, str(benchmark), table)
+        for benchmark, table in board.groupby("benchmark", sort=False)
+    ]
+    blocks += [
+        f"{name}: {counts['n']} prompts scored, nothing to compare"
+        for name, counts in result.run["benchmarks"].items()
+        if name not in set(board["benchmark"])
+    ]
+    if result.run["partial"]:
+        blocks.insert(0, f"PARTIAL: only the first {result.config.limit} prompts of each benchmark")
+    blocks.append(f"Saved in {result.config.output_dir}")
+    return "\n\n".join(blocks)
+
+
+def _block(result: EvalResult, benchmark: str, board: pd.DataFrame) -> str:
+    counts = result.run["benchmarks"][benchmark]
+    metric = board["metric"].iloc[0]
+    notes = [f"{counts['n']} prompts", f"{counts['n_pairs']} pairs"]
+    notes += [f"{counts['n_gold_ties']} gold ties left out"] if counts["n_gold_ties"] else []
+    notes += [f"{counts['n_rejected_rows']} rows set aside"] if counts["n_rejected_rows"] else []
+    lines = pd.DataFrame(
+        {
+            "reward model": board["reward_model"],
+            f"{metric} [95% interval]": [
+                interval(*row)
+                for row in board[["value", "ci_low", "ci_high"]].itertuples(index=False)
+            ],
+            **_others(result, benchmark, board),
+            "n": board["n"],
+            "tied": board["n_tied"],
+            "failed": board["n_failed"],
+            "truncated": board["n_truncated"],
+        }
+    )
+    return f"{benchmark} ({', '.join(notes)})\n{lines.to_string(index=False)}"
+
+
+def _others(result: EvalResult, benchmark: str, board: pd.DataFrame) -> dict[str, list[str]]:
+    """The other overall metrics, then the main one per domain, as far as a line has room."""
+    table = result.metrics[result.metrics["benchmark"] == benchmark]
+    main = board["metric"].iloc[0]
+    values = table.set_index(["reward_model", "domain", "metric"])["value"].to_dict()
+    rewards = result.rewards[result.rewards["benchmark"] == benchmark]
+    metrics = [m for m in table[table["domain"] == OVERALL]["metric"].unique() if m != main]
+    domains = sorted(rewards["domain"].unique())
+    keys = [(OVERALL, metric) for metric in metrics]
+    keys += [(domain, main) for domain in domains if len(domains) > 1]
+    return {
+        metric if domain == OVERALL else domain: [
+            number(values.get((model, domain, metric))) for model in board["reward_model"]
+        ]
+        for domain, metric in keys[:8]
+    }
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """`0.712 [0.684, 0.741]`; without an interval where there is none."""
+    return number(value) if pd.isna(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None or pd.isna(value) else f"{value:.3f}"

@@ -1,0 +1,42 @@
+"""What runs on a replica: each scorer turns rows into token ids, and token ids into rewards."""
+
+from __future__ import annotations
+
+import importlib
+
+from rm_cluster.config import (
+    ClassifierConfig,
+    CustomScorerConfig,
+    LengthConfig,
+    ScoringConfig,
+)
+from rm_cluster.errors import ConfigError
+from rm_cluster.scorers.classifier import Classifier
+from rm_cluster.scorers.length import Length
+from rm_cluster.scorers.scorer import Scorer
+
+AnyScorerConfig = ClassifierConfig | LengthConfig | CustomScorerConfig
+
+
+def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:
+    """Build the scorer that a config describes, without its weights.
+
+    Raises:
+        ConfigError: It cannot be built, and why.
+    """
+    match config:
+        case ClassifierConfig():
+            return Classifier(truncation=scoring.truncation, **config.model_dump())
+        case LengthConfig():
+            return Length(**config.model_dump())
+        case CustomScorerConfig():
+            return _custom(config)
+
+
+def _custom(config: CustomScorerConfig) -> Scorer:
+    module, _, name = config.type.partition(":")
+    try:
+        scorer: Scorer = getattr(importlib.import_module(module), name)(**config.options)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"Cannot build {config.name!r} from {config.type!r}: {error}") from None
+    return scorer

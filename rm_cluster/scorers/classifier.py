@@ -1,0 +1,95 @@
+"""Reward models that are Hugging Face sequence classifiers with one label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rm_cluster.config import ClassifierConfig, ScoringConfig
+from rm_cluster.errors import ConfigError
+from rm_cluster.scorers.pretrained import (
+    fingerprint,
+    length_limit,
+    load_config,
+    load_tokenizer,
+)
+from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
+from rm_cluster.scorers.template import Template
+from rm_cluster.types import Row
+
+if TYPE_CHECKING:
+    from rm_cluster.engines.torch_engine import ClassifierEngine
+
+
+class Classifier:
+    """A sequence classifier whose single logit is the reward.
+
+    Takes the fields of `ClassifierConfig` as keywords, and `truncation` as in `ScoringConfig`:
+
+        Classifier(model="path/or/hub-id", dtype="bfloat16").score(rows)
+
+    The reward of a text is the float32 head on the last hidden state of its last token (decoders),
+    or the model's own pooling (encoders); it depends on nothing else in the batch.
+
+    Raises:
+        ConfigError: No such model, not one label, no reward head, or no safetensors weights.
+    """
+
+    uses_gpu = True
+
+    def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
+        self.config = ClassifierConfig(**options)
+        config = self.config
+        hf = load_config(config.model, config.revision, trust_remote_code=config.trust_remote_code)
+        if hf.num_labels != 1:
+            raise ConfigError(
+                f"{config.name} has {hf.num_labels} labels; a classifier reward model has one. "
+                "Train or convert it with num_labels=1."
+            )
+        self._tokenizer = load_tokenizer(
+            config.tokenizer or config.model,
+            config.revision,
+            trust_remote_code=config.trust_remote_code,
+        )
+        max_length = config.max_length or length_limit(hf, self._tokenizer)
+        self._template = Template(
+            self._tokenizer, config.template, max_length, truncation, config.name
+        )
+        dtype = hf.dtype if config.dtype == "auto" else config.dtype
+        self.contract = {
+            "type": "classifier",
+            "fingerprint": fingerprint(config.model, config.revision),
+            "tokenizer": None
+            if config.tokenizer is None
+            else fingerprint(config.tokenizer, config.revision, weights=False),
+            **self._template.contract,
+            "padding_side": "right",
+            "pooling": "last token by the mask; encoders pool themselves",
+            "dtype": str(dtype or "float32").removeprefix("torch."),
+            "head_dtype": "float32",
+            "engine": config.engine,
+            "attn_implementation": config.attn_implementation,
+        }
+        self._engine: ClassifierEngine | None = None
+
+    def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
+        return self._template.encode(rows)
+
+    def load(self, num_threads: int | None = None) -> None:
+        from rm_cluster.engines.torch_engine import ClassifierEngine
+
+        if self._engine is None:
+            self._engine = ClassifierEngine(self.config, self.contract["dtype"], num_threads)
+
+    def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
+        self.load()
+        assert self._engine is not None
+        flat = self._engine.rewards([ids for group in groups for ids in group])
+        return np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
+
+    def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+        """Return an array of K rewards for each prompt group; nan where a group failed."""
+        return score_rows(self, prompt_groups)

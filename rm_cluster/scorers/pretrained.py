@@ -1,0 +1,93 @@
+"""Finding a pretrained model: its config, tokenizer and fingerprint, without loading its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rm_cluster.errors import ConfigError
+
+_WEIGHTS = ("*.safetensors",)
+_DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken")
+_LARGE = 1_000_000_000  # transformers' stand-in for "no limit" is 1e30
+
+
+def load_tokenizer(name: str, revision: str, *, trust_remote_code: bool) -> Any:
+    """Load a tokenizer.
+
+    Raises:
+        ConfigError: There is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer, "tokenizer", name, revision, trust_remote_code)
+
+
+def load_config(name: str, revision: str, *, trust_remote_code: bool) -> Any:
+    """Load a model's configuration.
+
+    Raises:
+        ConfigError: There is none, or it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    return _load(AutoConfig, "model", name, revision, trust_remote_code)
+
+
+def length_limit(config: Any, tokenizer: Any) -> int | None:
+    """The smaller of what the model's positions and its tokenizer admit; None if neither says."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= config.pad_token_id + 1  # their positions are counted from there
+    limits = [positions, tokenizer.model_max_length]
+    return min((int(limit) for limit in limits if limit and 0 < limit < _LARGE), default=None)
+
+
+def fingerprint(name: str, revision: str, *, weights: bool = True) -> str:
+    """Identify a model by content: a hash of a local folder's files, the commit on the hub.
+
+    Raises:
+        ConfigError: A local folder without safetensors weights.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return f"{name}@{_commit(name, revision)}"
+    files = sorted({file for pattern in _DESCRIPTION for file in folder.glob(pattern)})
+    if weights:
+        shards = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
+        if not shards:
+            raise ConfigError(
+                f"No safetensors weights in {name!r}; other formats can run code when loaded. "
+                "Save the model again with save_pretrained."
+            )
+        files += shards
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_digest, files))
+    listing = "\n".join(
+        f"{file.name} {digest}" for file, digest in zip(files, digests, strict=True)
+    )
+    return hashlib.sha256(listing.encode()).hexdigest()[:32]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _commit(name: str, revision: str) -> str:
+    """The commit that a revision stands for, asked of the hub or its cache."""
+    from transformers.utils import cached_file, extract_commit_hash
+
+    file = cached_file(name, "config.json", revision=revision)
+    return extract_commit_hash(str(file), None) or revision
+
+
+def _load(loader: Any, what: str, name: str, revision: str, trust_remote_code: bool) -> Any:
+    try:
+        return loader.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers and the hub raise whatever they like here
+        reason = " ".join(str(error).split())[:240]
+        hint = "" if Path(name).is_dir() else " Is the path right, or the network there?"
+        raise ConfigError(f"Cannot load the {what} {name!r}: {reason}{hint}") from None

@@ -1,0 +1,118 @@
+"""What a scorer is, and how whole prompt groups are scored without one bad row spoiling others.
+
+A scorer has a light half, `encode`, which runs where the data is, and a heavy half, `load` and
+`score_encoded`, which runs on a replica. Between the two travel token ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rm_cluster.types import Row
+
+logger = logging.getLogger(__name__)
+
+TokenIds = npt.NDArray[np.int32]
+
+
+class EncodedGroup(NamedTuple):
+    """One prompt with its K completions as token ids; with `error` set nothing else counts."""
+
+    token_ids: list[TokenIds]
+    num_tokens: list[int]
+    """Tokens of each text before any truncation."""
+    truncated: list[bool]
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, error: str) -> EncodedGroup:
+        return cls([], [], [], error)
+
+
+class GroupRewards(NamedTuple):
+    """K rewards, or the error that stands in their place."""
+
+    values: list[float] | None
+    error: str | None = None
+
+
+class Scorer(Protocol):
+    """A reward model; see `Classifier` for one."""
+
+    contract: dict[str, Any]
+    """How a reward comes about, as plain JSON; recorded with the results."""
+
+    uses_gpu: bool
+
+    def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
+        """Render and tokenize; needs no weights."""
+        ...
+
+    def load(self, num_threads: int | None = None) -> None:
+        """Bring the weights into memory, on the GPU where there is one."""
+        ...
+
+    def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
+        """Return the rewards of each group's texts."""
+        ...
+
+
+_ABOUT_THE_RUN = ("max_length", "truncation")
+
+
+def contract_id(contract: dict[str, Any]) -> str:
+    """Return a short hash of what decides the reward of given token ids.
+
+    What decides which tokens are kept (max_length, truncation) is left out, so that a run with
+    another limit measures again only the prompts that it concerns.
+    """
+    identity = {key: value for key, value in contract.items() if key not in _ABOUT_THE_RUN}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def score_groups(scorer: Scorer, groups: Sequence[Sequence[TokenIds]]) -> list[GroupRewards]:
+    """Score groups together; if that fails, one by one, so that only the culprit gets an error.
+
+    A reward that is not a finite number is an error of its group.
+    """
+    try:
+        rewards = scorer.score_encoded(groups)
+    except Exception as error:  # whatever a model's code may raise, it is the row's error
+        if len(groups) == 1:
+            return [GroupRewards(None, f"{type(error).__name__}: {error}"[:500])]
+        logger.warning(
+            "Scoring %d groups together failed, going one by one: %s", len(groups), error
+        )
+        return [score_groups(scorer, [group])[0] for group in groups]
+    return [_checked(values, len(group)) for values, group in zip(rewards, groups, strict=True)]
+
+
+def _checked(values: npt.NDArray[np.float64], num_completions: int) -> GroupRewards:
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (num_completions,):
+        return GroupRewards(None, f"{num_completions} completions got rewards of {array.shape}")
+    broken = np.flatnonzero(~np.isfinite(array))
+    if broken.size:
+        return GroupRewards(None, f"reward of completion {broken[0]} is {array[broken[0]]}")
+    return GroupRewards(array.tolist())
+
+
+def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+    """Score rows in this process; a row that fails becomes nan and is logged with its reason."""
+    encoded = scorer.encode(rows)
+    scored = iter(score_groups(scorer, [g.token_ids for g in encoded if g.error is None]))
+    rewards = []
+    for row, group in zip(rows, encoded, strict=True):
+        result = next(scored) if group.error is None else GroupRewards(None, group.error)
+        if result.values is None:
+            logger.warning("Prompt %r failed: %s", row.get("id", len(rewards)), result.error)
+            result = GroupRewards([np.nan] * len(row["completions"]))
+        rewards.append(np.array(result.values))
+    return rewards

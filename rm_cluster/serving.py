@@ -1,0 +1,217 @@
+"""One Ray Serve app around one scorer: deployed for a run, gone after it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+from ray.serve.handle import DeploymentHandle
+
+from rm_cluster.config import ScoringConfig, ServingConfig
+from rm_cluster.errors import ConfigError, ScoringError
+from rm_cluster.scorers import AnyScorerConfig, build_scorer
+from rm_cluster.scorers.scorer import GroupRewards, TokenIds, score_groups
+
+logger = logging.getLogger(__name__)
+
+DEPLOYMENT = "RewardModel"
+_APP_PREFIX = "rm-cluster"
+
+
+class Resources(NamedTuple):
+    """What a `ServingConfig` comes to on this cluster for one scorer."""
+
+    min_replicas: int
+    max_replicas: int
+    num_gpus: float
+    num_cpus: float
+    num_threads: int | None
+
+
+class Replica:
+    """A scorer with its weights in memory, scoring one request at a time."""
+
+    def __init__(
+        self, config: AnyScorerConfig, scoring: ScoringConfig, num_threads: int | None
+    ) -> None:
+        self._lock = asyncio.Lock()
+        self._problem: ConfigError | None = None
+        try:
+            self._scorer = build_scorer(config, scoring)
+            self._scorer.load(num_threads)
+        except ConfigError as error:
+            # told by `check`; raised here, Serve would try again and again
+            self._problem = error
+
+    async def check(self) -> None:
+        """Raise what kept the scorer from loading."""
+        if self._problem is not None:
+            raise self._problem
+
+    async def score(self, groups: Sequence[Sequence[TokenIds]]) -> list[GroupRewards]:
+        """Score whole prompt groups; a group that fails carries its error."""
+        async with self._lock:
+            # in a thread, so that health checks are answered meanwhile
+            return await asyncio.to_thread(score_groups, self._scorer, groups)
+
+
+@contextlib.contextmanager
+def connect() -> Iterator[None]:
+    """Use the Ray cluster at hand, or start a local one for as long as this lasts."""
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=True, configure_logging=False)
+    serve_was_up = _serve_is_up()
+    try:
+        yield
+    finally:
+        if not serve_was_up and _serve_is_up():
+            serve.shutdown()
+        if started:
+            ray.shutdown()
+
+
+def resolve(serving: ServingConfig, *, uses_gpu: bool) -> Resources:
+    """Fill in what a config left open from what the cluster has, or can scale to.
+
+    Raises:
+        ConfigError: Replicas ask for more GPUs than the cluster can ever have.
+    """
+    total = _cluster_limits()
+    gpus = total.get("GPU", 0.0)
+    num_gpus = serving.num_gpus
+    if num_gpus is None:
+        num_gpus = 1.0 if uses_gpu and gpus else 0.0
+    if num_gpus > gpus:
+        raise ConfigError(
+            f"serving.num_gpus={num_gpus:g}, but the cluster has {gpus:g} GPUs and cannot get more. "
+            "Set it to 0 to run on CPUs, or start GPU nodes."
+        )
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    places = math.floor(gpus / num_gpus) if num_gpus else nodes
+    max_replicas = serving.max_replicas or max(1, places, serving.min_replicas)
+    num_cpus = serving.num_cpus or (1.0 if num_gpus else 0.4)
+    if num_cpus > total.get("CPU", 0.0):
+        raise ConfigError(
+            f"serving.num_cpus={num_cpus:g}, but the cluster has {total.get('CPU', 0.0):g} CPUs."
+        )
+    cpus_per_node = max(1, int(total.get("CPU", 1.0) / nodes))
+    per_node = math.ceil(max_replicas / nodes)
+    num_threads = None if num_gpus else max(1, round(max(num_cpus, cpus_per_node / per_node)))
+    return Resources(serving.min_replicas, max_replicas, num_gpus, num_cpus, num_threads)
+
+
+@contextlib.contextmanager
+def deployed(
+    config: AnyScorerConfig, scoring: ScoringConfig, serving: ServingConfig, resources: Resources
+) -> Iterator[str]:
+    """Deploy a scorer, wait until a replica has its weights, and yield the app's name.
+
+    Raises:
+        ConfigError: The scorer cannot be loaded, or Serve refuses the autoscaling options.
+        ScoringError: No replica came up.
+    """
+    app = f"{_APP_PREFIX}-{ray.get_runtime_context().get_job_id()}-{config.name}-{time.time_ns():x}"
+    deployment = serve.deployment(
+        Replica,
+        name=DEPLOYMENT,
+        ray_actor_options={"num_gpus": resources.num_gpus, "num_cpus": resources.num_cpus},
+        max_ongoing_requests=serving.max_ongoing_requests,
+        autoscaling_config=autoscaling(serving, resources),
+    )
+    _delete_apps_of_dead_jobs()
+    serve.start(proxy_location="Disabled")
+    try:
+        started = time.monotonic()
+        logger.info("%s: waiting for a replica", config.name)
+        try:
+            handle = serve.run(
+                deployment.bind(config, scoring, resources.num_threads),
+                name=app,
+                route_prefix=None,
+            )
+        except RuntimeError as error:
+            raise ScoringError(f"No replica of {config.name!r} came up: {error}") from None
+        _check(handle)
+        logger.info("%s: a replica is ready after %.1f s", config.name, time.monotonic() - started)
+        yield app
+    finally:
+        serve.delete(app)
+
+
+def autoscaling(serving: ServingConfig, resources: Resources) -> dict[str, Any]:
+    """Return Serve's autoscaling options: ours for batch work, the user's on top.
+
+    Raises:
+        ConfigError: Serve does not know an option, or refuses its value.
+    """
+    options = {
+        "min_replicas": resources.min_replicas,
+        "max_replicas": resources.max_replicas,
+        # the first replica is there when work begins; how many follow, demand decides
+        "initial_replicas": max(1, resources.min_replicas),
+        "target_ongoing_requests": 0.6 * serving.max_ongoing_requests,
+        "upscale_delay_s": 2.0,
+        "look_back_period_s": 12.0,
+        **serving.autoscaling,
+    }
+    known = AutoscalingConfig.model_fields
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"serving.autoscaling: Ray Serve has no {unknown[0]!r}; it has {', '.join(sorted(known))}."
+        )
+    try:
+        AutoscalingConfig(**options)
+    except ValueError as error:
+        lines = str(error).splitlines()
+        raise ConfigError(
+            f"serving.autoscaling: {' '.join(' '.join(lines[1:3]).split())}"
+        ) from None
+    return options
+
+
+def _check(handle: DeploymentHandle) -> None:
+    try:
+        handle.check.remote().result()
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ConfigError):
+            raise error.cause from None
+        raise
+
+
+def _serve_is_up() -> bool:
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True
+
+
+def _delete_apps_of_dead_jobs() -> None:
+    """Free what the apps of killed drivers hold: Serve keeps an app until somebody deletes it."""
+    if not _serve_is_up():
+        return
+    alive = {job["JobID"] for job in ray._private.state.jobs() if not job["IsDead"]}
+    for app in serve.status().applications:
+        prefix, _, rest = app.rpartition(f"{_APP_PREFIX}-")
+        if not prefix and rest and rest.split("-")[0] not in alive:
+            logger.info("Deleting %s, whose driver is gone", app)
+            serve.delete(app)
+
+
+def _cluster_limits() -> dict[str, float]:
+    """Resources that the cluster has, or an autoscaler may bring it to."""
+    total = {name: float(amount) for name, amount in ray.cluster_resources().items()}
+    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return {
+        name: max(total.get(name, 0.0), float(limits.get(name, 0.0))) for name in {*total, *limits}
+    }

@@ -1,0 +1,106 @@
+"""A benchmark's rows, read once and laid down in windows for every reward model to be scored on.
+
+The snapshot is what was judged: metrics are computed from it, and the rows that did not fit stand
+beside it with their reasons.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from rm_cluster.benchmarks import RejectedRow, read_rows
+from rm_cluster.config import BenchmarkConfig
+from rm_cluster.errors import DataFormatError
+from rm_cluster.store import WINDOW_SCHEMA, Folder, content_hash
+from rm_cluster.types import Row
+
+WINDOW_ROWS = 1024
+WINDOW_CHARACTERS = 32_000_000
+
+JUDGED_COLUMNS = ("id", "domain", "slices", "labels", "pairs", "content")
+"""What metrics need of a row: everything but its texts."""
+
+
+class Snapshot(NamedTuple):
+    """Where the rows of a benchmark lie, and how many there are."""
+
+    benchmark: BenchmarkConfig
+    url: str
+    windows: list[str]
+    num_rows: int
+    num_rejected: int
+
+    def table(self) -> pa.Table:
+        """The rows without their texts, in the order of the source."""
+        folder = Folder(self.url)
+        return pa.concat_tables(folder.read_table(name, JUDGED_COLUMNS) for name in self.windows)
+
+
+def take_snapshot(config: BenchmarkConfig, limit: int | None, output_dir: str) -> Snapshot:
+    """Write windows of rows under `rows/`, and rejected rows as JSON lines under `rejected/`.
+
+    Raises:
+        DataFormatError: A file is not what its name says, or holds no row that fits.
+    """
+    folder = Folder(output_dir).sub("rows").sub(config.name)
+    rejected_folder = Folder(output_dir).sub("rejected").sub(config.name)
+    folder.clear()
+    rejected_folder.clear()
+    windows: list[str] = []
+    num_rows = num_rejected = 0
+    reason = ""
+    for number, (rows, rejected) in enumerate(_windows(read_rows(config), limit)):
+        if rejected:
+            lines = "".join(json.dumps(row._asdict()) + "\n" for row in rejected)
+            rejected_folder.write_text(f"{number:06d}.jsonl", lines)
+            reason = reason or f"{rejected[0].file}:{rejected[0].line}: {rejected[0].reason}"
+            num_rejected += len(rejected)
+        if rows:
+            columns = [{**row, "content": content_hash(row)} for row in rows]
+            windows.append(f"{number:06d}.parquet")
+            folder.write_table(windows[-1], pa.Table.from_pylist(columns, schema=WINDOW_SCHEMA))
+            num_rows += len(rows)
+    if not windows:
+        found = f"none of its {num_rejected} rows fits; {reason}" if num_rejected else "it is empty"
+        raise DataFormatError(f"Benchmark {config.name!r} has nothing to judge: {found}")
+    return Snapshot(config, folder.url, windows, num_rows, num_rejected)
+
+
+def _windows(
+    rows: Iterator[Row | RejectedRow], limit: int | None
+) -> Iterator[tuple[list[Row], list[RejectedRow]]]:
+    """Group rows, up to `limit` of them, into windows of bounded size."""
+    window: list[Row] = []
+    rejected: list[RejectedRow] = []
+    characters = num_rows = 0
+    for row in rows:
+        if isinstance(row, RejectedRow):
+            rejected.append(row)
+        else:
+            window.append(row)
+            num_rows += 1
+            characters += sum(map(len, row["completions"]))
+        if (
+            len(window) + len(rejected) >= WINDOW_ROWS
+            or characters >= WINDOW_CHARACTERS
+            or num_rows == limit
+        ):
+            yield window, rejected
+            window, rejected, characters = [], [], 0
+        if num_rows == limit:
+            return
+    yield window, rejected
+
+
+def rejected_rows(output_dir: str, snapshots: list[Snapshot]) -> str:
+    """All rejected rows of a run as JSON lines."""
+    folders = [Folder(output_dir).sub("rejected").sub(s.benchmark.name) for s in snapshots]
+    return "".join(
+        folder.read_bytes(name).decode("utf-8")
+        for folder in folders
+        for name in folder.names(".jsonl")
+    )

@@ -1,0 +1,166 @@
+"""Tables on any fsspec filesystem: the score store and the snapshot of the rows that were judged.
+
+A file is written under another name and then moved, so that a reader, or a run that goes on after a
+crash, sees it whole or not at all. Nothing is ever changed in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rm_cluster.types import ROW_SCHEMA, Row
+
+REWARD_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # contract id and content of the prompt group
+        ("id", pa.string()),
+        ("benchmark", pa.string()),
+        ("model", pa.string()),
+        ("kind", pa.string()),
+        ("values", pa.list_(pa.float64())),
+        ("num_tokens", pa.list_(pa.int32())),
+        ("truncated", pa.list_(pa.bool_())),
+        ("max_length", pa.int32()),
+        ("error", pa.string()),
+    ]
+)
+WINDOW_SCHEMA = ROW_SCHEMA.append(pa.field("content", pa.string()))
+
+Bools = npt.NDArray[np.bool_]
+
+
+class Folder:
+    """A folder of one run, local or at any URL that fsspec knows."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._filesystem, self._root = fsspec.core.url_to_fs(self.url)
+
+    def sub(self, name: str) -> Folder:
+        """A folder inside, under a name that may hold any character."""
+        return Folder(f"{self.url}/{quote(name, safe=' ')}")
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file; it appears whole."""
+        self._filesystem.makedirs(self._root, exist_ok=True)
+        partial = f"{self._root}/.{uuid.uuid4().hex}.partial"
+        self._filesystem.pipe_file(partial, data)
+        self._filesystem.mv(partial, f"{self._root}/{name}")
+
+    def write_text(self, name: str, text: str) -> None:
+        self.write_bytes(name, text.encode("utf-8"))
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        self.write_bytes(name, sink.getvalue())
+
+    def read_bytes(self, name: str) -> bytes:
+        data: bytes = self._filesystem.cat_file(f"{self._root}/{name}")
+        return data
+
+    def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        # not by path: pyarrow would take `kind=reward` in a folder's name for a column
+        with self._filesystem.open(f"{self._root}/{name}", "rb") as stream:
+            return pq.ParquetFile(stream).read(columns=columns)
+
+    def names(self, suffix: str = ".parquet") -> list[str]:
+        """The files right in this folder, sorted."""
+        if not self._filesystem.isdir(self._root):
+            return []
+        self._filesystem.invalidate_cache(self._root)
+        paths = self._filesystem.ls(self._root, detail=False)
+        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths)
+        return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
+
+    def clear(self) -> None:
+        if self._filesystem.isdir(self._root):
+            self._filesystem.rm(self._root, recursive=True)
+
+
+class RewardStore:
+    """The rewards measured under one scoring contract, in as many files as there were requests."""
+
+    def __init__(self, output_dir: str, contract_id: str) -> None:
+        self._folder = Folder(output_dir).sub("rewards").sub(contract_id)
+        self.contract_id = contract_id
+
+    def append(self, measured: Iterable[dict[str, Any]]) -> None:
+        """Add rows of `REWARD_SCHEMA`, without `key`'s contract part."""
+        rows = [{**row, "key": f"{self.contract_id}-{row['key']}"} for row in measured]
+        table = pa.Table.from_pylist(rows, schema=REWARD_SCHEMA)
+        self._folder.write_table(f"{uuid.uuid4().hex}.parquet", table)
+
+    def read(self, max_length: int | None, truncation: str) -> StoredRewards:
+        """Everything stored, as far as it can be used under these limits."""
+        names = self._folder.names()
+        tables = [self._folder.read_table(name) for name in names]
+        table = pa.concat_tables(tables) if tables else REWARD_SCHEMA.empty_table()
+        return StoredRewards(table, self.contract_id, max_length, truncation)
+
+
+class StoredRewards:
+    """Lookup of stored rewards by the content of a prompt group."""
+
+    def __init__(
+        self, table: pa.Table, contract_id: str, max_length: int | None, truncation: str
+    ) -> None:
+        usable = _usable(table, max_length, truncation)
+        # usable rows first: an error of an earlier try gives way to a later success
+        order = np.argsort(~usable, kind="stable")
+        self._table = table.take(order)
+        self._num_usable = int(usable.sum())
+        self._contract_id = contract_id
+
+    def missing(self, content: pa.Array) -> npt.NDArray[np.int64]:
+        """Positions of the prompt groups ([P] content hashes) that are still to be measured."""
+        known = self._table["key"][: self._num_usable]
+        found: Bools = pc.is_in(self._keys(content), value_set=known).to_numpy(zero_copy_only=False)
+        return np.flatnonzero(~found)
+
+    def lookup(self, content: pa.Array) -> pa.Table:
+        """The stored row of each prompt group, errors included; nulls where there is none."""
+        positions = pc.index_in(self._keys(content), value_set=self._table["key"])
+        return self._table.take(positions)
+
+    def _keys(self, content: pa.Array) -> pa.Array:
+        if isinstance(content, pa.ChunkedArray):
+            content = content.combine_chunks()
+        return pc.binary_join_element_wise(self._contract_id, content, "-")
+
+
+def _usable(table: pa.Table, max_length: int | None, truncation: str) -> Bools:
+    """Whether each stored row is what this run would measure.
+
+    A text that was whole then, and fits now, is; one that was cut is if it would be cut alike.
+    """
+    lengths, cut = table["num_tokens"].to_pylist(), table["truncated"].to_pylist()
+    failed = table["error"].is_valid().to_numpy()
+    limits = table["max_length"].to_pylist()
+    usable = np.zeros(len(table), dtype=bool)
+    for i in np.flatnonzero(~failed):
+        if any(cut[i]):
+            usable[i] = truncation == "left_prompt" and limits[i] == max_length
+        else:
+            usable[i] = max_length is None or max(lengths[i]) <= max_length
+    return usable
+
+
+def content_hash(row: Row) -> str:
+    """Identify what a reward model sees of a row: its prompt and its completions."""
+    turns = [[message["role"], message["content"]] for message in row["prompt"]]
+    seen = json.dumps([turns, row["completions"]], ensure_ascii=False)
+    return hashlib.blake2b(seen.encode("utf-8"), digest_size=16).hexdigest()

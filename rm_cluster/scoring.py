@@ -12,17 +12,21 @@ import asyncio
 import logging
 import pickle
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 import ray.data
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError
+from ray.util.debug import log_once
+from tqdm import tqdm
 
 from rm_cluster.config import EvaluateConfig, ScoringConfig
 from rm_cluster.errors import ScoringError
@@ -36,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 8
 MAX_WAIT_S = 10.0
+_REQUESTS_PER_BLOCK = 4
 
 
 class Window(NamedTuple):
@@ -85,44 +90,71 @@ def score(
         return Measured(num_stored, 0, 0, 0, time.monotonic() - started, None)
     resources = resolve(run.serving, uses_gpu=scorer.uses_gpu)
     num_requests = num_retries = 0
-    with deployed(config, run.scoring, run.serving, resources) as app:
-        max_in_flight = int(1.5 * resources.max_replicas * run.serving.max_ongoing_requests) + 1
-        scored = (
-            ray.data.from_items(
-                [window._asdict() for window in windows],
-                override_num_blocks=min(len(windows), 512),
-            )
-            .map_batches(
-                Encode,
-                fn_constructor_args=(config, run.scoring),
-                batch_size=1,
-                num_cpus=0.25,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_num_encoders(resources)),
-            )
-            .map_batches(
-                Score,
-                fn_constructor_args=(
-                    app,
-                    config.name,
-                    run.output_dir,
-                    store.contract_id,
-                    scorer.contract.get("max_length"),
-                    max_in_flight,
-                ),
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=0.1,
-                compute=ray.data.ActorPoolStrategy(size=_num_senders(resources)),
-            )
-        )
-        for batch in scored.iter_batches(batch_size=None):
-            num_requests += len(batch["num_retries"])
-            num_retries += int(np.sum(batch["num_retries"]))
-    seconds = time.monotonic() - started
-    logger.info(
-        "%s: %d prompts in %d requests, %.1f s", config.name, num_missing, num_requests, seconds
+    with (
+        deployed(config, run.scoring, run.serving, resources) as app,
+        tqdm(total=num_missing, desc=config.name, unit="prompt", mininterval=_tick()) as progress,
+    ):
+        for batch in _stream(config, windows, app, store, scorer, resources, run):
+            num_requests += len(batch["num_prompts"])
+            num_retries += int(batch["num_retries"].sum())
+            progress.set_postfix(requests=num_requests, retries=num_retries, refresh=False)
+            progress.update(int(batch["num_prompts"].sum()))
+    return Measured(
+        num_stored, num_missing, num_requests, num_retries, time.monotonic() - started, resources
     )
-    return Measured(num_stored, num_missing, num_requests, num_retries, seconds, resources)
+
+
+def _stream(
+    config: AnyScorerConfig,
+    windows: Sequence[Window],
+    app: str,
+    store: RewardStore,
+    scorer: Scorer,
+    resources: Resources,
+    run: EvaluateConfig,
+) -> Iterator[dict[str, npt.NDArray[np.int64]]]:
+    """Run the pipeline, yielding counts of what has been stored."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # prompts say more than blocks do
+    log_once("ray_data_progress_manager_disabled")  # so Ray Data need not say so
+    # a block of a few requests: they spread over the senders, and progress shows as they are done
+    context.target_max_block_size = _REQUESTS_PER_BLOCK * run.scoring.tokens_per_request * 4
+    max_in_flight = int(1.5 * resources.max_replicas * run.serving.max_ongoing_requests) + 1
+    num_senders = max(1, resources.max_replicas // 16)
+    scored = (
+        ray.data.from_items(
+            [window._asdict() for window in windows],
+            override_num_blocks=min(len(windows), 512),
+        )
+        .map_batches(
+            Encode,
+            fn_constructor_args=(config, run.scoring),
+            batch_size=1,
+            num_cpus=0.25,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, max_size=max(1, resources.max_replicas // 2)
+            ),
+        )
+        .map_batches(
+            Score,
+            fn_constructor_args=(
+                app,
+                config.name,
+                store,
+                scorer.contract.get("max_length"),
+                max_in_flight,
+            ),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=0.1,
+            compute=ray.data.ActorPoolStrategy(
+                size=num_senders,
+                max_tasks_in_flight_per_actor=1 + max_in_flight // _REQUESTS_PER_BLOCK,
+                max_concurrent_calls_per_actor=1 + max_in_flight // _REQUESTS_PER_BLOCK,
+            ),
+        )
+    )
+    return iter(scored.iter_batches(batch_size=None, prefetch_batches=0))
 
 
 def _missing(
@@ -193,6 +225,11 @@ def requests(prompts: Sequence[Prompt], tokens_per_request: int) -> list[list[Pr
     return found
 
 
+def _tick() -> float:
+    """Seconds between two states of the progress bar: few lines where they end up in a log."""
+    return 0.2 if sys.stderr.isatty() else 10.0
+
+
 def _longest(group: EncodedGroup) -> int:
     return max(map(len, group.token_ids), default=0)
 
@@ -208,24 +245,22 @@ class Score:
         self,
         app: str,
         model: str,
-        output_dir: str,
-        contract_id: str,
+        store: RewardStore,
         max_length: int | None,
         max_in_flight: int,
     ) -> None:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         self._handle = serve.get_deployment_handle(DEPLOYMENT, app)
-        self._store = RewardStore(output_dir, contract_id)
+        self._store = store
         self._model = model
         self._max_length = max_length
         self._slots = asyncio.Semaphore(max_in_flight)
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[dict[str, list[int]]]:
-        tasks = [
-            asyncio.create_task(self._measure(pickle.loads(request)))
-            for request in batch["request"].to_pylist()
-        ]
-        for done in asyncio.as_completed(tasks):
-            yield {"num_retries": [await done]}
+        requests = [pickle.loads(request) for request in batch["request"].to_pylist()]
+        tasks = [asyncio.create_task(self._measure(request)) for request in requests]
+        for request, task in zip(requests, tasks, strict=True):
+            yield {"num_prompts": [len(request)], "num_retries": [await task]}
 
     async def _measure(self, request: list[Prompt]) -> int:
         async with self._slots:

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ray
+import transformers
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
 
 from rm_cluster.config import ScoringConfig, ServingConfig
 from rm_cluster.errors import ConfigError, ScoringError
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "RewardModel"
 _APP_PREFIX = "rm-cluster"
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 class Resources(NamedTuple):
@@ -42,6 +45,7 @@ class Replica:
     def __init__(
         self, config: AnyScorerConfig, scoring: ScoringConfig, num_threads: int | None
     ) -> None:
+        transformers.utils.logging.disable_progress_bar()
         self._lock = asyncio.Lock()
         self._problem: ConfigError | None = None
         try:
@@ -65,17 +69,22 @@ class Replica:
 
 @contextlib.contextmanager
 def connect() -> Iterator[None]:
-    """Use the Ray cluster at hand, or start a local one for as long as this lasts."""
-    started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=True, configure_logging=False)
-    serve_was_up = _serve_is_up()
+    """Use the Ray cluster at hand, or start a local one; leave it as it was found."""
+    started_ray = not ray.is_initialized()
+    if started_ray:
+        ray.init(configure_logging=False)
+    started_serve = not _serve_is_up()
+    # no HTTP port: requests come through handles only
+    serve.start(proxy_location="Disabled", logging_config=_QUIET)
+    if not started_serve:
+        _delete_apps_of_dead_jobs()
     try:
         yield
     finally:
-        if not serve_was_up and _serve_is_up():
+        # a local cluster takes Serve with it; on another one, apps of others keep it up
+        if started_serve and not serve.status().applications and not _owns_cluster():
             serve.shutdown()
-        if started:
+        if started_ray:
             ray.shutdown()
 
 
@@ -126,9 +135,8 @@ def deployed(
         ray_actor_options={"num_gpus": resources.num_gpus, "num_cpus": resources.num_cpus},
         max_ongoing_requests=serving.max_ongoing_requests,
         autoscaling_config=autoscaling(serving, resources),
+        logging_config=_QUIET,
     )
-    _delete_apps_of_dead_jobs()
-    serve.start(proxy_location="Disabled")
     try:
         started = time.monotonic()
         logger.info("%s: waiting for a replica", config.name)
@@ -188,6 +196,12 @@ def _check(handle: DeploymentHandle) -> None:
         raise
 
 
+def _owns_cluster() -> bool:
+    """Whether this process started the cluster that it uses."""
+    owns: bool = ray._private.worker._global_node.is_head()
+    return owns
+
+
 def _serve_is_up() -> bool:
     try:
         ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
@@ -198,8 +212,6 @@ def _serve_is_up() -> bool:
 
 def _delete_apps_of_dead_jobs() -> None:
     """Free what the apps of killed drivers hold: Serve keeps an app until somebody deletes it."""
-    if not _serve_is_up():
-        return
     alive = {job["JobID"] for job in ray._private.state.jobs() if not job["IsDead"]}
     for app in serve.status().applications:
         prefix, _, rest = app.rpartition(f"{_APP_PREFIX}-")

@@ -98,7 +98,9 @@ def _chosen_rejected(record: Record, chosen: Any, rejected: Any) -> Comparison:
         # a prompt beside whole conversations repeats their beginning (ultrafeedback_binarized)
         first, second = messages(chosen, "chosen"), messages(rejected, "rejected")
         explicit = record.get("prompt")
-        if (_is_messages(explicit) and first[: len(explicit)] != messages(explicit, "prompt")) or (isinstance(explicit, str) and len(first) == len(second) == 1):
+        if (_is_messages(explicit) and first[: len(explicit)] != messages(explicit, "prompt")) or (
+            isinstance(explicit, str) and len(first) == len(second) == 1
+        ):
             prompt = messages(explicit, "prompt")
             first, second = prompt + first, prompt + second
         shared, replies = _split(first, second)

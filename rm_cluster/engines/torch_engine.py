@@ -77,15 +77,14 @@ class ClassifierEngine:
         input_ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)  # [B, T]
         for row, ids in zip(input_ids, texts, strict=True):
             row[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
-        mask = torch.arange(input_ids.shape[1]) < lengths[:, None]
-        inputs = {
-            "input_ids": input_ids.to(self.device),
-            "attention_mask": mask.long().to(self.device),
-        }
+        input_ids = input_ids.to(self.device)
         if self._pools_itself:
-            logits = self._model(**inputs).logits  # [B, 1]
+            mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long().to(self.device)
+            logits = self._model(input_ids=input_ids, attention_mask=mask).logits  # [B, 1]
         else:
-            hidden = self._model.base_model(**inputs, use_cache=False)[0]  # [B, T, H]
+            # causal states of a text cannot see the padding to its right, so no mask is needed, and
+            # without one attention takes its fast causal path
+            hidden = self._model.base_model(input_ids=input_ids, use_cache=False)[0]  # [B, T, H]
             last = hidden[torch.arange(len(texts), device=self.device), lengths.to(self.device) - 1]
             logits = self._head(last.float())
         return logits.float().reshape(len(texts)).cpu().double().numpy()  # type: ignore[no-any-return]

@@ -1,2 +1,5 @@
 """stub"""
-def evaluate_config(): return {}
+
+
+def evaluate_config():
+    return {}

@@ -75,6 +75,16 @@ class Classifier:
         }
         self._engine: ClassifierEngine | None = None
 
+    @property
+    def notice(self) -> str | None:
+        """What the user should know of the contract before it runs."""
+        if self.config.template is None and self.contract["template"] == "plain":
+            return (
+                f"{self.config.name}: the tokenizer has no chat template, so turns are written as "
+                "Human: ... Assistant: ...; set `template` to choose."
+            )
+        return None
+
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
         return self._template.encode(rows)
 

@@ -8,7 +8,6 @@ appended where the tokenizer has one and did not, as TRL does when it trains on 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ import numpy as np
 from rm_cluster.errors import ConfigError
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds
 from rm_cluster.types import Row
-
-logger = logging.getLogger(__name__)
 
 BUILT_IN = {
     "plain": (
@@ -155,11 +152,6 @@ def _resolve(tokenizer: Any, template: str | None, name: str) -> tuple[str, str]
     if template is None and tokenizer.chat_template is not None:
         source, jinja = "tokenizer", tokenizer.get_chat_template()
     elif template is None:
-        logger.warning(
-            "%s: the tokenizer has no chat template; taking `plain`. Set `template` to plain, concat "
-            "or a .jinja file to choose.",
-            name,
-        )
         source, jinja = "plain", BUILT_IN["plain"]
     elif template in BUILT_IN:
         source, jinja = template, BUILT_IN[template]

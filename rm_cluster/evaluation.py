@@ -22,7 +22,7 @@ from rm_cluster.config import EvaluateConfig, parse_config
 from rm_cluster.errors import ConfigError, RMClusterError, ScoringError
 from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
 from rm_cluster.result import EvalResult
-from rm_cluster.scorers import build_scorer
+from rm_cluster.scorers import Classifier, build_scorer
 from rm_cluster.scorers.scorer import Scorer, contract_id
 from rm_cluster.scoring import Measured, score
 from rm_cluster.serving import connect
@@ -61,6 +61,9 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     run = _absolute(parse_config(EvaluateConfig, config))
     started = time.monotonic()
     scorers = {model.name: build_scorer(model, run.scoring) for model in run.reward_models}
+    for scorer in scorers.values():
+        if isinstance(scorer, Classifier) and scorer.notice:
+            logger.warning(scorer.notice)
     with connect():
         snapshots = _snapshots(run)
         measured = {

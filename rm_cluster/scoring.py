@@ -117,6 +117,8 @@ def _stream(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # prompts say more than blocks do
     log_once("ray_data_progress_manager_disabled")  # so Ray Data need not say so
+    # an encoder's memory is its imports, not its data; there is nothing to heed in that warning
+    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     # a block of a few requests: they spread over the senders, and progress shows as they are done
     context.target_max_block_size = _REQUESTS_PER_BLOCK * run.scoring.tokens_per_request * 4
     max_in_flight = int(1.5 * resources.max_replicas * run.serving.max_ongoing_requests) + 1

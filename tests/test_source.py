@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+
+from rm_cluster.benchmarks import RejectedRow, read_rows
+from rm_cluster.benchmarks.source import Place, Unreadable, find_files, read_records
+from rm_cluster.config import BenchmarkConfig
+from rm_cluster.errors import DataFormatError
+
+RECORDS = [{"prompt": f"p{i}", "chosen": f"yes, {i}", "rejected": 'no\n"really"'} for i in range(5)]
+
+
+def write(folder: Path, kind: str) -> Path:
+    lines = "".join(json.dumps(record) + "\n" for record in RECORDS)
+    file = folder / f"mine{kind}"
+    match kind:
+        case ".jsonl" | ".ndjson":
+            file.write_text(lines)
+        case ".lines.json":
+            file.write_text(lines)
+        case ".json":
+            file.write_text("\ufeff" + json.dumps(RECORDS))
+        case ".jsonl.gz":
+            file.write_bytes(gzip.compress(lines.encode()))
+        case ".parquet":
+            pd.DataFrame(RECORDS).to_parquet(file)
+        case ".csv":
+            pd.DataFrame(RECORDS).to_csv(file, index=False)
+        case ".tsv":
+            pd.DataFrame(RECORDS).to_csv(file, index=False, sep="\t")
+    return file
+
+
+KINDS = (".jsonl", ".ndjson", ".json", ".lines.json", ".jsonl.gz", ".parquet", ".csv", ".tsv")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_gives_the_same_records(tmp_path: Path, kind: str) -> None:
+    (file,) = find_files(str(write(tmp_path, kind)))
+    if kind == ".json":
+        # a byte order mark before a list
+        assert Path(file.removeprefix("file://")).read_bytes()[:3] == b"\xef\xbb\xbf"
+    assert [record for _, record in read_records(file)] == RECORDS
+
+
+def test_any_fsspec_url() -> None:
+    with fsspec.open("memory://bucket/mine.jsonl", "w") as stream:
+        stream.writelines(json.dumps(record) + "\n" for record in RECORDS)
+    rows = list(read_rows(BenchmarkConfig.model_validate("memory://bucket/mine.jsonl")))
+    assert [row["prompt"][0]["content"] for row in rows] == [f"p{i}" for i in range(5)]
+
+
+def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "notes.md"):
+        (tmp_path / name).write_text(json.dumps({**RECORDS[0], "prompt": name}) + "\n")
+    rows = list(read_rows(BenchmarkConfig.model_validate(str(tmp_path))))
+    assert [row["prompt"][0]["content"] for row in rows] == ["a.jsonl", "b.jsonl"]
+
+
+def test_csv_cells_may_hold_lists_and_messages(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}]
+    file = tmp_path / "mine.csv"
+    frame = pd.DataFrame([{"messages": json.dumps(messages)}])
+    frame.to_csv(file, index=False)
+    (row,) = read_rows(BenchmarkConfig.model_validate(str(file)))
+    assert row["completions"] == ["a"]
+
+
+def test_lines_that_are_no_records_keep_their_place(tmp_path: Path) -> None:
+    good = json.dumps(RECORDS[0]).encode()
+    lines = [good, b"{broken", b"", b"[1, 2]", b"\xff\xfe", b"null", b"[" * 100_000, good]
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    rows = list(read_rows(BenchmarkConfig.model_validate(str(file))))
+    rejected = [row for row in rows if isinstance(row, RejectedRow)]
+    assert [row.line for row in rejected] == [2, 4, 5, 6, 7]
+    assert all(row.file == str(file) and row.reason for row in rejected)
+    assert rejected[0].record == "{broken\n"
+    assert len(rows) == 7
+
+
+def test_csv_rows_of_another_width_are_set_aside(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("prompt,chosen,rejected\nHi,a,b\nHi,a\nHi,a,b,c\nHo,a,b\n")
+    found = list(read_records(str(file)))
+    assert [isinstance(record, Unreadable) for _, record in found] == [False, True, True, False]
+    assert [place.line for place, _ in found] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.parquet", b"not parquet at all"),
+        ("mine.parquet", b"PAR1 but no more PAR1"),
+        ("mine.json", b"[1, 2"),
+        ("mine.json", b"[" * 100_000),
+        ("mine.json", b"[\xff\xfe]"),
+        ("mine.jsonl.gz", b"not gzip"),
+        ("mine.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 10_000)[:-20]),
+        ("mine.jsonl.xz", b"not xz"),
+        ("mine.jsonl.bz2", b"not bz2"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says(tmp_path: Path, name: str, content: bytes) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(DataFormatError, match=name) as caught:
+        list(read_records(str(file)))
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere.jsonl", "No file or folder"),
+        ("rm_bench", "Did you mean 'rm-bench'"),
+        ("notes.md", "no known ending"),
+        ("empty", "No data file"),
+        ("nosuch://bucket/x.jsonl", "Cannot open"),
+    ],
+)
+def test_a_path_that_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.md").write_text("# Notes")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataFormatError, match=said):
+        find_files(name)
+
+
+def test_ids_are_unique_whatever_the_source_says(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    ids = ["a", "a#2", "a", "a", "b", "", None]
+    file.write_text("".join(json.dumps({**RECORDS[0], "id": id}) + "\n" for id in ids))
+    rows = list(read_rows(BenchmarkConfig.model_validate(str(file))))
+    assert [row["id"] for row in rows] == ["a", "a#2", "a#3", "a#4", "b", "mine:6", "mine:7"]
+
+
+def test_place_names_the_file() -> None:
+    assert Place("/data/chat_filtered.json.gz", 1).stem == "chat_filtered"

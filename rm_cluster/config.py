@@ -132,9 +132,9 @@ class ServingConfig(_Config):
     max_replicas: PositiveInt | None = None
     """One per GPU that the cluster has or can get, or one per node without GPUs, where None."""
     num_gpus: NonNegativeFloat | None = None
-    """GPUs per replica; 1 where the cluster has or can get any and the scorer uses them, if None."""
+    """GPUs per replica; if None, 1 where the cluster can have any and the scorer uses them."""
     num_cpus: PositiveFloat | None = None
-    """CPUs that a replica reserves; 1 beside a GPU, else 0.4 to leave room for Ray Data, if None."""
+    """CPUs that a replica reserves; if None, 1 beside a GPU, else 0.4: Ray Data needs some."""
     max_ongoing_requests: PositiveInt = 2
     """Requests at one replica: one being scored, the rest waiting there to keep it busy."""
     autoscaling: dict[str, Any] = {}

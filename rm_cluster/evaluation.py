@@ -144,7 +144,8 @@ def _rewards_frame(benchmarks: Sequence[BenchmarkRewards]) -> pd.DataFrame:
                 }
             )
             frames.append(table.to_pandas())
-    return pd.concat(frames, ignore_index=True)
+    rewards: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    return rewards
 
 
 def _record(
@@ -214,8 +215,8 @@ def _fail_on_too_many_errors(run: EvaluateConfig, result: EvalResult) -> None:
             raise ScoringError(
                 f"{name}: {len(failed)} of {len(rewards)} prompts failed, more than "
                 f"scoring.max_failed_fraction={allowed:g}; the first is {first['benchmark']} "
-                f"{first['id']!r}: {first['error']}\nEverything is saved in {run.output_dir}; running "
-                "again tries the failed ones again. To admit them raise the fraction; to cut long "
+                f"{first['id']!r}: {first['error']}\nEverything is saved in {run.output_dir}; "
+                "running again tries the failed ones again. To admit them raise the fraction; to cut long "
                 "prompts set scoring.truncation=left_prompt."
             )
 

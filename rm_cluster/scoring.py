@@ -292,7 +292,7 @@ class Score:
                 logger.warning("%s: sending a request again: %s", self._model, reason)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(MAX_WAIT_S, 0.5 * 2**attempt))
         raise ScoringError(
-            f"A request of {len(groups)} prompts to {self._model!r} failed {MAX_TRIES} times: {reason}"
+            f"{self._model}: a request of {len(groups)} prompts failed {MAX_TRIES} times: {reason}"
         )
 
     def _stored(self, prompt: Prompt, rewards: GroupRewards) -> dict[str, Any]:

@@ -101,8 +101,8 @@ def resolve(serving: ServingConfig, *, uses_gpu: bool) -> Resources:
         num_gpus = 1.0 if uses_gpu and gpus else 0.0
     if num_gpus > gpus:
         raise ConfigError(
-            f"serving.num_gpus={num_gpus:g}, but the cluster has {gpus:g} GPUs and cannot get more. "
-            "Set it to 0 to run on CPUs, or start GPU nodes."
+            f"serving.num_gpus={num_gpus:g}, but the cluster has {gpus:g} GPUs and cannot get "
+            "more. Set it to 0 to run on CPUs, or start GPU nodes."
         )
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     places = math.floor(gpus / num_gpus) if num_gpus else nodes
@@ -175,7 +175,8 @@ def autoscaling(serving: ServingConfig, resources: Resources) -> dict[str, Any]:
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ConfigError(
-            f"serving.autoscaling: Ray Serve has no {unknown[0]!r}; it has {', '.join(sorted(known))}."
+            f"serving.autoscaling: Ray Serve has no {unknown[0]!r}; "
+            f"it has {', '.join(sorted(known))}."
         )
     try:
         AutoscalingConfig(**options)

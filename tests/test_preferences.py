@@ -45,7 +45,8 @@ SHAPES: dict[str, tuple[dict[str, Any], list[Any], list[str], list[Any]]] = {
         [USER], ["a", "b"], ONE_PAIR,
     ),
     "text prompt, one message each": (
-        {"prompt": "Hi", "chosen": [say("a")], "rejected": [say("b")]}, [USER], ["a", "b"], ONE_PAIR,
+        {"prompt": "Hi", "chosen": [say("a")], "rejected": [say("b")]},
+        [USER], ["a", "b"], ONE_PAIR,
     ),
     "implicit text, a space goes with the reply": (
         {"chosen": "The sky is blue.", "rejected": "The sky is green."},

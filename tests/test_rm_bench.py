@@ -26,7 +26,8 @@ def parsed(id: int, domain: str):
 def test_hard_normal_easy_by_hand() -> None:
     # chosen 3, 2, 1; rejected 2.5, 2, 0.5.  chosen[i] > rejected[j]:
     #   c0=3: 1 1 1 / c1=2: 0 0 1 (2 > 2 is no win) / c2=1: 0 0 1
-    # hard (0,1) (0,2) (1,2) = 1 1 1; normal (0,0) (1,1) (2,2) = 1 0 1; easy (1,0) (2,0) (2,1) = 0 0 0
+    # hard (0,1) (0,2) (1,2) = 1 1 1; normal (0,0) (1,1) (2,2) = 1 0 1;
+    # easy (1,0) (2,0) (2,1) = 0 0 0
     first = [3, 2, 1, 2.5, 2, 0.5]
     # all chosen above all rejected: everything 1
     second = [9, 9, 9, 0, 0, 0]

@@ -28,7 +28,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from rm_cluster.benchmarks.benchmark import Benchmark
 from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, number, pair, text, texts
@@ -98,10 +98,9 @@ def _chosen_rejected(record: Record, chosen: Any, rejected: Any) -> Comparison:
         # a prompt beside whole conversations repeats their beginning (ultrafeedback_binarized)
         first, second = messages(chosen, "chosen"), messages(rejected, "rejected")
         explicit = record.get("prompt")
-        if (_is_messages(explicit) and first[: len(explicit)] != messages(explicit, "prompt")) or (
-            isinstance(explicit, str) and len(first) == len(second) == 1
-        ):
-            prompt = messages(explicit, "prompt")
+        prompt = messages(explicit, "prompt") if explicit else []
+        repeated = first[: len(prompt)] == prompt if _is_messages(explicit) else len(first) > 1
+        if not repeated:
             first, second = prompt + first, prompt + second
         shared, replies = _split(first, second)
         return shared, replies, all_pairs(1, 1)
@@ -195,7 +194,7 @@ def _split_texts(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
     """Split whole texts at the end of what they share: turns of a transcript, else characters."""
     if _TURN.match(chosen) and _TURN.match(rejected):
         return _split_transcripts(chosen, rejected)
-    shared = len(os.path.commonprefix([chosen, rejected]))
+    shared = len(os.path.commonprefix([chosen, rejected])  # noqa: RUF071 - characters are meant)
     if shared and chosen[shared - 1] == " ":
         shared -= 1  # as TRL's extract_prompt: a space belongs to the completion
     if not shared:
@@ -204,7 +203,7 @@ def _split_texts(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
 
 
 def _split_transcripts(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
-    """Split "\\n\\nHuman: ... \\n\\nAssistant: ..." transcripts after the turns that they share.
+    """Split transcripts after the turns that they share.
 
     A side with more than one turn left (a reply in two goes) keeps its text as it stands.
     """
@@ -315,17 +314,24 @@ def join_ratings(
 
     def prompt_of(item: tuple[Place, Record | Unreadable]) -> Any:
         place, record = item
-        rated = isinstance(record, dict) and {"prompt", "response", "helpfulness"} <= record.keys()
-        return json.dumps(record["prompt"], default=str) if rated else place
+        return json.dumps(record["prompt"], default=str) if _is_rated(record) else place
 
     for _, together in itertools.groupby(records, key=prompt_of):
-        (place, first), *others = together
-        if isinstance(first, dict) and {"prompt", "response", "helpfulness"} <= first.keys():
-            rated = [first, *(record for _, record in others)]
-            completions = [record["response"] for record in rated]
-            labels = [record["helpfulness"] for record in rated]
-            first = {"prompt": first["prompt"], "completions": completions, "labels": labels}
+        rows = list(together)
+        place, first = rows[0]
+        if _is_rated(first):
+            rated: list[Any] = [record for _, record in rows]
+            first = {
+                "prompt": rated[0]["prompt"],
+                "completions": [record["response"] for record in rated],
+                "labels": [record["helpfulness"] for record in rated],
+            }
         yield place, first
+
+
+def _is_rated(record: Record | Unreadable) -> TypeGuard[Record]:
+    wanted = {"prompt", "response", "helpfulness"}
+    return isinstance(record, dict) and wanted <= record.keys()
 
 
 BENCHMARK = Benchmark(name="preferences", hub=None, split="train", parse=parse, join=join_ratings)

@@ -59,7 +59,7 @@ def parse(record: Record, place: Place) -> Row:
     subset = text(record.get("subset"), "subset")
     if subset not in _SECTION_OF:
         raise DataFormatError(f"unknown subset {subset[:40]!r}")
-    models = [record.get("chosen_model"), record.get("rejected_model")]
+    models = [record[name] for name in ("chosen_model", "rejected_model") if record.get(name)]
     return make_row(
         id=f"{subset}/{record.get('id', place.line)}",
         domain=_SECTION_OF[subset],
@@ -70,12 +70,12 @@ def parse(record: Record, place: Place) -> Row:
             text(record.get("rejected"), "rejected"),
         ],
         pairs=all_pairs(1, 1),
-        policies=models if all(isinstance(model, str) for model in models) else None,
+        policies=models if len(models) == 2 else None,
     )
 
 
 def official(judged: Judged) -> Official:
-    """Return `score` per subset, per section (weighted over subsets) and overall (mean of sections).
+    """Return `score` per subset, per section (weighted) and overall (mean of sections).
 
     Equal rewards count as wrong. Sections and subsets that are absent do not count.
     """

@@ -75,8 +75,8 @@ def _ties(judged: Judged) -> list[Mean]:
     """The Ties score: is every right reply above every wrong one, and by more than they differ?
 
     0.30 tied accuracy + 0.30 ref accuracy + 0.20 preferred + 0.20 preferred with ref + 0.01 margin.
-    The last three are means over the prompts that have both a `ref:` and a `tied:` row; their values
-    stand on the tied row.
+    The last three are means over the prompts that have both a `ref:` and a `tied:` row; their
+    values stand on the tied row.
     """
     is_ref = np.char.startswith(judged.id, "Ties/ref:")
     is_tied = np.char.startswith(judged.id, "Ties/tied:")

@@ -106,7 +106,7 @@ def _load(config: ClassifierConfig, dtype: torch.dtype) -> Any:
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # safetensors, transformers and the hub each raise their own
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"Cannot load {config.name!r} as a sequence classifier: {reason}"
@@ -114,8 +114,8 @@ def _load(config: ClassifierConfig, dtype: torch.dtype) -> Any:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ConfigError(
-            f"{config.name} lacks {len(missing)} weights, such as {missing[0]!r}, which would be random. "
-            "Is it a reward model with a trained head?"
+            f"{config.name} lacks {len(missing)} weights, such as {missing[0]!r}; they would be "
+            "random. Is it a reward model with a trained head?"
         )
     return model
 
@@ -131,6 +131,6 @@ def _head(model: Any, name: str) -> torch.nn.Module:
         if isinstance(head, torch.nn.Module):
             return head
     raise ConfigError(
-        f"{name} is a {type(model).__name__} without a head called {' or '.join(_HEADS)}, and cannot "
-        "be scored as a classifier."
+        f"{name} is a {type(model).__name__} without a head called {' or '.join(_HEADS)}; it "
+        "cannot be scored as a classifier."
     )

@@ -1,1 +1,1 @@
-"""Metrics on stored rewards: pure functions of tables, with an n and an interval to every number."""
+"""Metrics on stored rewards: pure functions of tables; every number has an n and an interval."""

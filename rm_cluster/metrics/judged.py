@@ -106,7 +106,8 @@ class PairTable:
     @property
     def tied(self) -> Bools:
         """[R] whether the two rewards are equal."""
-        return self.margin == 0
+        tied: Bools = self.margin == 0
+        return tied
 
 
 def slices(rows: pa.Table) -> dict[str, Bools]:

@@ -31,8 +31,8 @@ def accuracy(judged: Judged) -> Official:
     Comparisons that are ties in the gold data have no winner and are left out.
     """
     pairs = judged.pairs
-    correct = np.bincount(pairs.row, pairs.correct, len(judged))
-    count = np.bincount(pairs.row, minlength=len(judged)).astype(float)
+    correct = np.bincount(pairs.row, pairs.correct, len(judged)).astype(np.float64)
+    count = np.bincount(pairs.row, minlength=len(judged)).astype(np.float64)
     return {
         (name, "accuracy"): [Mean(_only(correct, members), _only(count, members))]
         for name, members in groups(judged.rows).items()
@@ -42,7 +42,8 @@ def accuracy(judged: Judged) -> Official:
 
 def num_tied(judged: Judged) -> Floats:
     """[P] comparisons of each prompt whose two rewards are equal."""
-    return np.bincount(judged.pairs.row, judged.pairs.tied, len(judged))
+    tied = judged.pairs.tied.astype(np.float64)
+    return np.bincount(judged.pairs.row, tied, len(judged)).astype(np.float64)
 
 
 def _only(values: Floats, members: Bools) -> Floats:

@@ -85,7 +85,7 @@ def train(recipe: Recipe, folder: Path, seed: int) -> None:
         picks = torch.from_numpy(rng.integers(recipe.num_votes, size=BATCH))
         loss = -torch.nn.functional.logsigmoid(_margins(model, tokens[:, picks])).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -113,6 +113,6 @@ def _margins(model: LlamaForSequenceClassification, tokens: torch.Tensor) -> tor
     flat = tokens.flatten(0, 1)
     flat = flat[:, : int((flat != model.config.pad_token_id).sum(dim=1).max())]
     # padding on the right does not reach the last token of a causal model, so no mask is needed
-    rewards = model(input_ids=flat, use_cache=False).logits[:, 0]
+    rewards: torch.Tensor = model(input_ids=flat, use_cache=False).logits[:, 0]
     chosen, rejected = rewards.chunk(2)
     return chosen - rejected

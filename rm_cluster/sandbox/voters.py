@@ -1,4 +1,4 @@
-"""Simulated voters: Bradley-Terry on correctness, with a taste for chatty replies and some noise."""
+"""Simulated voters: Bradley-Terry on correctness, with a taste for chatty replies."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from rm_cluster.scorers.classifier import Classifier
 from rm_cluster.scorers.length import Length
 from rm_cluster.scorers.scorer import Scorer
 
+__all__ = ["AnyScorerConfig", "Classifier", "Length", "Scorer", "build_scorer"]
+
 AnyScorerConfig = ClassifierConfig | LengthConfig | CustomScorerConfig
 
 

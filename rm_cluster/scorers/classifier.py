@@ -59,7 +59,7 @@ class Classifier:
             self._tokenizer, config.template, max_length, truncation, config.name
         )
         dtype = hf.dtype if config.dtype == "auto" else config.dtype
-        self.contract = {
+        self.contract: dict[str, Any] = {
             "type": "classifier",
             "fingerprint": fingerprint(config.model, config.revision),
             "tokenizer": None
@@ -92,7 +92,7 @@ class Classifier:
         from rm_cluster.engines.torch_engine import ClassifierEngine
 
         if self._engine is None:
-            self._engine = ClassifierEngine(self.config, self.contract["dtype"], num_threads)
+            self._engine = ClassifierEngine(self.config, str(self.contract["dtype"]), num_threads)
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         self.load()

@@ -1,4 +1,4 @@
-"""Finding a pretrained model: its config, tokenizer and fingerprint, without loading its weights."""
+"""A pretrained model without its weights: its config, tokenizer and fingerprint."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[npt.NDArray[np.float
     """Score rows in this process; a row that fails becomes nan and is logged with its reason."""
     encoded = scorer.encode(rows)
     scored = iter(score_groups(scorer, [g.token_ids for g in encoded if g.error is None]))
-    rewards = []
+    rewards: list[npt.NDArray[np.float64]] = []
     for row, group in zip(rows, encoded, strict=True):
         result = next(scored) if group.error is None else GroupRewards(None, group.error)
         if result.values is None:

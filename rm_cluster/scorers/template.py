@@ -21,10 +21,10 @@ from rm_cluster.types import Row
 
 BUILT_IN = {
     "plain": (
-        "{% for m in messages %}\n\n"
+        "{% for m in messages %}{{ '\n\n' }}"
         "{{ {'user': 'Human', 'assistant': 'Assistant'}.get(m.role, m.role | capitalize) }}: "
         "{{ m.content }}{% endfor %}"
-        "{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+        "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
     ),
     "concat": "{% for m in messages %}{{ m.content }}{% endfor %}",
 }

@@ -216,8 +216,8 @@ def _fail_on_too_many_errors(run: EvaluateConfig, result: EvalResult) -> None:
                 f"{name}: {len(failed)} of {len(rewards)} prompts failed, more than "
                 f"scoring.max_failed_fraction={allowed:g}; the first is {first['benchmark']} "
                 f"{first['id']!r}: {first['error']}\nEverything is saved in {run.output_dir}; "
-                "running again tries the failed ones again. To admit them raise the fraction; to cut long "
-                "prompts set scoring.truncation=left_prompt."
+                "running again tries the failed ones again. To admit them raise the fraction; to cut "
+                "long prompts set scoring.truncation=left_prompt."
             )
 
 

@@ -2,8 +2,8 @@
 
 Every metric here is `sum_m weight_m * sum_p sums_mp / sum_p counts_mp`: an accuracy is one mean
 over comparisons, RM-Bench's overall score four means over prompts, RewardBench's sections weighted
-means of subsets. So one resampling of the prompts gives all metrics of all reward models at once, and the
-difference of two reward models on the same draws is a paired comparison.
+means of subsets. So one resampling of the prompts gives all metrics of all reward models at once,
+and the difference of two reward models on the same draws is a paired comparison.
 
 Shapes: P prompts, C clusters (prompts resampled as one), M means, S bootstrap draws.
 """

@@ -5,16 +5,15 @@
 Without a CONFIG it runs the sandbox: three small reward models, trained on the spot, and `length`.
 """
 
-from rm_cluster.config import EvaluateConfig
-from rm_cluster.evaluation import evaluate
+import rm_cluster as rmc
 from rm_cluster.job import read_command_line, run_job
 from rm_cluster.report.terminal import summary
 from rm_cluster.sandbox import evaluate_config
 
 
 def main() -> None:
-    config = read_command_line(EvaluateConfig, default=evaluate_config)
-    print(summary(evaluate(config)))
+    config = read_command_line(rmc.EvaluateConfig, default=evaluate_config)
+    print(summary(rmc.evaluate(config)))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rm_cluster.benchmarks import BENCHMARKS
+from rm_cluster.benchmarks.source import find_files
 from rm_cluster.config import EvaluateConfig, parse_config
 from rm_cluster.errors import ConfigError, RMClusterError, ScoringError
 from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
@@ -61,6 +62,9 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     run = _absolute(parse_config(EvaluateConfig, config))
     started = time.monotonic()
     scorers = {model.name: build_scorer(model, run.scoring) for model in run.reward_models}
+    for benchmark in run.benchmarks:
+        if benchmark.path is not None:
+            find_files(benchmark.path)  # a wrong path is told before anything starts
     for scorer in scorers.values():
         if isinstance(scorer, Classifier) and scorer.notice:
             logger.warning(scorer.notice)
@@ -216,8 +220,8 @@ def _fail_on_too_many_errors(run: EvaluateConfig, result: EvalResult) -> None:
                 f"{name}: {len(failed)} of {len(rewards)} prompts failed, more than "
                 f"scoring.max_failed_fraction={allowed:g}; the first is {first['benchmark']} "
                 f"{first['id']!r}: {first['error']}\nEverything is saved in {run.output_dir}; "
-                "running again tries the failed ones again. To admit them raise the fraction; to cut "
-                "long prompts set scoring.truncation=left_prompt."
+                "running again tries the failed ones again. To admit them raise the fraction; "
+                "to cut long prompts set scoring.truncation=left_prompt."
             )
 
 

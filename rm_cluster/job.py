@@ -40,10 +40,6 @@ def run_job(main: Callable[[], None]) -> None:
     """Run a job and exit: 0 done, 2 the user's mistake in a line or two, 1 a failure."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("rm_cluster").setLevel(logging.INFO)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):  # its log file keeps everything
-            handler.setLevel(logging.WARNING)
     try:
         main()
     except (ConfigError, DataFormatError) as error:

@@ -17,7 +17,6 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray
@@ -95,6 +94,10 @@ def score(
         tqdm(total=num_missing, desc=config.name, unit="prompt", mininterval=_tick()) as progress,
     ):
         for batch in _stream(config, windows, app, store, scorer, resources, run):
+            for failure in filter(None, batch["failure"]):
+                raise ScoringError(
+                    f"{failure}\nWhat was scored is stored in {run.output_dir}; run again to go on."
+                )
             num_requests += len(batch["num_prompts"])
             num_retries += int(batch["num_retries"].sum())
             progress.set_postfix(requests=num_requests, retries=num_retries, refresh=False)
@@ -112,7 +115,7 @@ def _stream(
     scorer: Scorer,
     resources: Resources,
     run: EvaluateConfig,
-) -> Iterator[dict[str, npt.NDArray[np.int64]]]:
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """Run the pipeline, yielding counts of what has been stored."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # prompts say more than blocks do
@@ -145,6 +148,7 @@ def _stream(
                 store,
                 scorer.contract.get("max_length"),
                 max_in_flight,
+                MAX_TRIES,
             ),
             batch_size=None,
             batch_format="pyarrow",
@@ -240,7 +244,7 @@ class Score:
     """Sends requests to the replicas, many at a time, and stores each answer as it comes.
 
     What a dead or draining replica leaves unanswered is sent again, after a wait that grows and has
-    jitter; what fails for the `MAX_TRIES`th time ends the run with a `ScoringError`.
+    jitter; what fails for the last time is a `failure` that ends the run.
     """
 
     def __init__(
@@ -250,19 +254,30 @@ class Score:
         store: RewardStore,
         max_length: int | None,
         max_in_flight: int,
+        max_tries: int,
     ) -> None:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         self._handle = serve.get_deployment_handle(DEPLOYMENT, app)
         self._store = store
         self._model = model
         self._max_length = max_length
+        self._max_tries = max_tries
         self._slots = asyncio.Semaphore(max_in_flight)
 
-    async def __call__(self, batch: pa.Table) -> AsyncIterator[dict[str, list[int]]]:
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[dict[str, list[Any]]]:
         requests = [pickle.loads(request) for request in batch["request"].to_pylist()]
         tasks = [asyncio.create_task(self._measure(request)) for request in requests]
         for request, task in zip(requests, tasks, strict=True):
-            yield {"num_prompts": [len(request)], "num_retries": [await task]}
+            num_retries, failure = 0, ""
+            try:
+                num_retries = await task
+            except ScoringError as error:
+                failure = str(error)  # for the driver to raise: Ray Data would bury it in its own
+            yield {
+                "num_prompts": [len(request)],
+                "num_retries": [num_retries],
+                "failure": [failure],
+            }
 
     async def _measure(self, request: list[Prompt]) -> int:
         async with self._slots:
@@ -282,7 +297,7 @@ class Score:
     async def _send(self, groups: list[Any]) -> tuple[list[GroupRewards], int]:
         if not groups:
             return [], 0
-        for attempt in range(MAX_TRIES):
+        for attempt in range(self._max_tries):
             try:
                 return await self._handle.score.remote(groups), attempt
             except RayTaskError:
@@ -292,7 +307,8 @@ class Score:
                 logger.warning("%s: sending a request again: %s", self._model, reason)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(MAX_WAIT_S, 0.5 * 2**attempt))
         raise ScoringError(
-            f"{self._model}: a request of {len(groups)} prompts failed {MAX_TRIES} times: {reason}"
+            f"{self._model}: a request of {len(groups)} prompts failed {self._max_tries} times: "
+            f"{reason}"
         )
 
     def _stored(self, prompt: Prompt, rewards: GroupRewards) -> dict[str, Any]:

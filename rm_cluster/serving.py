@@ -70,6 +70,7 @@ class Replica:
 @contextlib.contextmanager
 def connect() -> Iterator[None]:
     """Use the Ray cluster at hand, or start a local one; leave it as it was found."""
+    _quiet()
     started_ray = not ray.is_initialized()
     if started_ray:
         ray.init(configure_logging=False)
@@ -86,6 +87,14 @@ def connect() -> Iterator[None]:
             serve.shutdown()
         if started_ray:
             ray.shutdown()
+
+
+def _quiet() -> None:
+    """Leave Ray's plans and state changes to its log files; warnings still reach the terminal."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
 
 
 def resolve(serving: ServingConfig, *, uses_gpu: bool) -> Resources:

@@ -104,6 +104,12 @@ def test_permuting_completions_permutes_rewards(tiny_llama: Path) -> None:
     assert_equal([forward], [backward[::-1]])
 
 
+def test_equal_texts_have_exactly_equal_rewards(tiny_llama: Path) -> None:
+    scorer = rmc.Classifier(model=str(tiny_llama), tokens_per_batch=60)
+    (rewards,) = scorer.score([row(completions=["same", "longer than that", "same", "b", "same"])])
+    assert rewards[0] == rewards[2] == rewards[4]
+
+
 def test_no_pad_token_at_all(tmp_path: Path) -> None:
     folder = save_llama(tmp_path / "m", seed=0, changes={"pad_token": None}, pad_token_id=None)
     rows = random_rows(6, seed=2)

@@ -66,11 +66,17 @@ class ClassifierEngine:
 
     @torch.inference_mode()
     def rewards(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
-        """Return the reward of each text; order and company do not matter."""
-        found = np.empty(len(token_ids))
-        for indices in batches([len(ids) for ids in token_ids], self._tokens_per_batch):
-            found[indices] = self._forward([token_ids[i] for i in indices])
-        return found
+        """Return the reward of each text; order and company do not matter.
+
+        Equal texts are computed once, so that they tie exactly.
+        """
+        distinct: dict[bytes, int] = {}
+        index = [distinct.setdefault(ids.tobytes(), len(distinct)) for ids in token_ids]
+        texts = [np.frombuffer(text, dtype=np.int32) for text in distinct]
+        found = np.empty(len(texts))
+        for indices in batches([len(ids) for ids in texts], self._tokens_per_batch):
+            found[indices] = self._forward([texts[i] for i in indices])
+        return found[index]
 
     def _forward(self, texts: list[TokenIds]) -> npt.NDArray[np.float64]:
         lengths = torch.tensor([len(ids) for ids in texts])

@@ -85,6 +85,8 @@ def _commit(name: str, revision: str) -> str:
 
 
 def _load(loader: Any, what: str, name: str, revision: str, trust_remote_code: bool) -> Any:
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise ConfigError(f"Cannot load the {what} {name!r}: there is no such folder.")
     try:
         return loader.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers and the hub raise whatever they like here

@@ -1,0 +1,52 @@
+"""Scorers that fail in the ways that reward models do."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rm_cluster.scorers.scorer import EncodedGroup
+from rm_cluster.types import Row
+
+
+class ByteSum:
+    """The sum of a completion's bytes; slow on purpose, and fails on words that it is told of."""
+
+    uses_gpu = False
+
+    def __init__(self, seconds: float = 0.0, pids: str = "", fail: str = "") -> None:
+        self.contract: dict[str, Any] = {"type": "byte-sum"}
+        self.seconds, self.pids, self.fail = seconds, pids, fail
+
+    def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
+        groups = []
+        for row in rows:
+            ids = [
+                np.frombuffer(c.encode(), dtype=np.uint8).astype(np.int32)
+                for c in row["completions"]
+            ]
+            groups.append(EncodedGroup(ids, [len(i) for i in ids], [False] * len(ids)))
+        return groups
+
+    def load(self, num_threads: int | None = None) -> None:
+        if self.pids:
+            (Path(self.pids) / str(os.getpid())).touch()
+
+    def score_encoded(self, groups: Sequence[Sequence[Any]]) -> list[Any]:
+        time.sleep(self.seconds)
+        return [np.array([self._reward(ids) for ids in group]) for group in groups]
+
+    def _reward(self, ids: Any) -> float:
+        text = bytes(ids.astype(np.uint8)).decode(errors="replace")
+        if self.fail and self.fail in text:
+            if self.fail == "die":
+                os._exit(1)
+            if self.fail == "nan":
+                return float("nan")
+            raise ValueError(f"cannot score {self.fail}")
+        return float(ids.sum())

@@ -1,0 +1,56 @@
+"""The public contract: names and signatures that others rely on."""
+
+from __future__ import annotations
+
+import inspect
+
+import rm_cluster as rmc
+from rm_cluster.config import ClassifierConfig, EvaluateConfig
+from rm_cluster.metrics.table import METRIC_COLUMNS
+
+SIGNATURES = {
+    "evaluate": ["config"],
+    "load_benchmark": ["name", "path", "limit"],
+    "load_result": ["dir"],
+    "Classifier": ["truncation", "options"],
+    "Length": ["options"],
+}
+
+
+def test_names() -> None:
+    assert rmc.__all__ == [
+        "Classifier", "EvalResult", "EvaluateConfig", "Length", "RMClusterError", "evaluate",
+        "load_benchmark", "load_result", "metrics",
+    ]  # fmt: skip
+    for name in rmc.__all__:
+        assert getattr(rmc, name) is not None
+
+
+def test_signatures() -> None:
+    for name, parameters in SIGNATURES.items():
+        assert list(inspect.signature(getattr(rmc, name)).parameters) == parameters
+    assert list(inspect.signature(rmc.EvalResult.save).parameters) == ["self", "dir"]
+    assert list(inspect.signature(rmc.Classifier.score).parameters) == ["self", "prompt_groups"]
+
+
+def test_tables() -> None:
+    assert METRIC_COLUMNS == (
+        "reward_model", "benchmark", "domain", "metric", "value", "stderr", "ci_low", "ci_high",
+        "n", "n_failed", "n_tied", "n_truncated",
+    )  # fmt: skip
+    fields = {"metrics", "rewards", "comparisons", "config", "run"}
+    assert set(rmc.EvalResult.__dataclass_fields__) == fields
+
+
+def test_config_keys() -> None:
+    assert set(EvaluateConfig.model_fields) == {
+        "reward_models", "benchmarks", "limit", "serving", "scoring", "output_dir", "seed",
+    }  # fmt: skip
+    assert set(ClassifierConfig.model_fields) == {
+        "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",
+        "engine", "attn_implementation", "trust_remote_code", "tokens_per_batch",
+    }  # fmt: skip
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(rmc, "nothing_of_the_kind")

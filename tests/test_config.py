@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import contextlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rm_cluster.config import BenchmarkConfig, EvaluateConfig, parse_config
+from rm_cluster.errors import ConfigError
+
+GOOD: dict[str, Any] = {
+    "reward_models": [
+        {"name": "skywork", "type": "classifier", "model": "Skywork/RM", "revision": "main",
+         "dtype": "bfloat16", "max_length": 4096, "engine": "torch"},
+        {"type": "length"},
+        {"name": "team", "type": "our.code:Scorer", "options": {"a": 1}},
+    ],
+    "benchmarks": ["rewardbench2", "rm-bench", {"name": "ours", "path": "pairs.jsonl"}, "x/y.csv"],
+    "limit": None,
+    "serving": {"min_replicas": 0, "max_replicas": 8, "num_gpus": 1},
+    "scoring": {"tokens_per_request": 16384, "truncation": "error", "max_failed_fraction": 0.0},
+    "output_dir": "s3://bucket/run-1",
+    "seed": 0,
+}  # fmt: skip
+
+
+def parsed(*overrides: str, **changes: Any) -> EvaluateConfig:
+    return parse_config(EvaluateConfig, {**GOOD, **changes}, overrides)
+
+
+def test_names_and_types_are_filled_in() -> None:
+    config = parsed(reward_models=[{"type": "classifier", "model": "Skywork/RM-8B"}])
+    assert config.reward_models[0].name == "RM-8B"
+    found = [(b.name, b.type, b.path) for b in config.benchmarks]
+    assert found == [
+        ("rewardbench2", "rewardbench2", None),
+        ("rm-bench", "rm-bench", None),
+        ("ours", "preferences", "pairs.jsonl"),
+        ("y", "preferences", "x/y.csv"),
+    ]
+
+
+def test_a_config_survives_yaml_and_pickle() -> None:
+    config = parsed()
+    assert (
+        parse_config(EvaluateConfig, yaml.safe_load(yaml.safe_dump(config.model_dump()))) == config
+    )
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_overrides_reach_into_lists_and_make_what_is_missing() -> None:
+    config = parsed("reward_models.0.max_length=512", "limit=7", "serving.autoscaling.x=2.5")
+    assert config.reward_models[0].max_length == 512  # type: ignore[union-attr]
+    assert config.limit == 7
+    assert config.serving.autoscaling == {"x": 2.5}
+    assert parsed("limit=null").limit is None
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"rewardmodels": []}, "Unknown key 'rewardmodels'. Did you mean 'reward_models'?"),
+    ({"scoring": {"truncate": 1}}, "Unknown key 'scoring.truncate'. Did you mean 'truncation'?"),
+    ({"reward_models": []}, "reward_models is wrong"),
+    ({"reward_models": "x"}, "reward_models is wrong"),
+    ({"reward_models": [{"model": "x"}]}, "must have a type"),
+    ({"reward_models": [{"type": "lenght"}]}, "must have a type"),
+    ({"reward_models": [3]}, "must have a type"),
+    ({"reward_models": [None]}, "must have a type"),
+    ({"reward_models": [{"type": "classifier"}]}, "reward_models.0.model is missing"),
+    ({"reward_models": [{"type": "classifier", "model": 3}]}, "reward_models.0.model is wrong"),
+    ({"reward_models": [{"type": "classifier", "model": ""}]}, "reward_models.0.model is wrong"),
+    ({"reward_models": [{"type": "classifier", "model": "x", "dtype": "int8"}]}, "int8"),
+    ({"reward_models": [{"type": "classifier", "model": "x", "max_length": 0}]}, "max_length"),
+    ({"reward_models": [{"type": "classifier", "model": "x", "max_length": True}]}, "max_length"),
+    ({"reward_models": [{"type": "length", "nmae": "x"}]}, "Did you mean 'name'?"),
+    ({"reward_models": [{"type": "a b:C", "name": "x"}]}, "reward_models.0.type is wrong"),
+    ({"reward_models": [{"type": "a:C"}]}, "reward_models.0.name is missing"),
+    ({"reward_models": [{"type": "length"}] * 2}, "names must differ, got 'length'"),
+    ({"benchmarks": []}, "benchmarks is wrong"),
+    ({"benchmarks": [{}]}, "benchmarks.0"),
+    ({"benchmarks": [7]}, "benchmarks.0"),
+    ({"benchmarks": [""]}, "benchmarks.0"),
+    ({"benchmarks": [{"name": "ours"}]}, "preferences need a path"),
+    ({"benchmarks": [{"name": "x", "path": "y", "type": "ppo"}]}, "benchmarks.0.type is wrong"),
+    ({"benchmarks": ["a/x.csv", "b/x.csv"]}, "names must differ, got 'x'"),
+    ({"limit": 0}, "limit is wrong"),
+    ({"limit": -3}, "limit is wrong"),
+    ({"limit": 2.5}, "limit is wrong"),
+    ({"limit": "many"}, "limit is wrong"),
+    ({"limit": True}, "limit is wrong"),
+    ({"serving": {"min_replicas": 3, "max_replicas": 2}}, "min_replicas <= max_replicas"),
+    ({"serving": {"num_gpus": -1}}, "serving.num_gpus is wrong"),
+    ({"serving": {"num_cpus": 0}}, "serving.num_cpus is wrong"),
+    ({"serving": {"num_cpus": float("nan")}}, "serving.num_cpus is wrong"),
+    ({"serving": {"num_gpus": float("inf")}}, "serving.num_gpus is wrong"),
+    ({"serving": []}, "serving is wrong"),
+    ({"scoring": {"max_failed_fraction": 1.1}}, "max_failed_fraction is wrong"),
+    ({"scoring": {"truncation": "right"}}, "'error' or 'left_prompt'"),
+    ({"output_dir": ""}, "output_dir is wrong"),
+    ({"output_dir": 5}, "output_dir is wrong"),
+    ({"seed": -1}, "seed is wrong"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG, ids=range(len(WRONG)))
+def test_what_is_wrong_is_said_in_a_line(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(**change)
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["limit", "=3", ".=3", "limit=[", "reward_models.9.name=x", "reward_models.x.name=y", "nope=1"],
+)
+def test_overrides_that_lead_nowhere(override: str) -> None:
+    with pytest.raises(ConfigError):
+        parsed(override)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "just text", "a: [", "\t", "a: b: c", "42", "!!x y"])
+def test_files_that_hold_no_config(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        parse_config(EvaluateConfig, file)
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        parse_config(EvaluateConfig, "nowhere.yaml")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "name", "model", "path", "options", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(key=st.sampled_from(sorted(GOOD)), value=ANYTHING)
+def test_anything_is_a_config_or_a_config_error(key: str, value: Any) -> None:
+    with contextlib.suppress(ConfigError):
+        parsed(**{key: value})
+
+
+def test_path_of_a_benchmark_names_it() -> None:
+    config = BenchmarkConfig.model_validate("s3://bucket/folder/pairs.jsonl.gz")
+    assert (config.name, config.type) == ("pairs", "preferences")

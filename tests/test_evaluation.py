@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import rm_cluster as rmc
+from rm_cluster.errors import ConfigError, ScoringError
+from rm_cluster.types import ROW_SCHEMA, Row
+from tests.models import save_llama
+from tests.rows import random_rows
+from tests.test_classifier import one_at_a_time
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+def write_preferences(file: Path, rows: Sequence[Row]) -> Path:
+    """Write rows as lists of chosen and rejected: the first completion against the others."""
+    records = [
+        {
+            "id": row["id"],
+            "domain": "abc"[int(row["id"]) % 3],
+            "prompt": row["prompt"],
+            "chosen": row["completions"][:1],
+            "rejected": row["completions"][1:],
+        }
+        for row in rows
+        if len(row["completions"]) > 1
+    ]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return file
+
+
+def config(output_dir: Path, data: Path, *models: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "reward_models": list(models),
+        "benchmarks": [{"name": "mine", "path": str(data)}],
+        "output_dir": str(output_dir),
+        **more,
+    }
+
+
+def rewards_by_id(result: rmc.EvalResult, model: str) -> dict[str, list[float] | None]:
+    table = result.rewards[result.rewards["reward_model"] == model]
+    return {
+        row.id: None if row.values_ is None else [float(v) for v in row.values_]
+        for row in table.rename(columns={"values": "values_"}).itertuples()
+    }
+
+
+def byte_sum(**options: Any) -> dict[str, Any]:
+    return {"type": "tests.scorers:ByteSum", "name": "sum", "options": options}
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    return write_preferences(tmp_path / "many.jsonl", random_rows(80, seed=7))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_rewards_equal_one_text_at_a_time_whatever_the_requests(
+    tmp_path: Path, tiny_llama: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    rows = [row for row in random_rows(40, seed) if len(row["completions"]) > 1]
+    data = write_preferences(tmp_path / "data.jsonl", rows)
+    result = rmc.evaluate(
+        config(
+            tmp_path / "out",
+            data,
+            {"type": "classifier", "name": "llama", "model": str(tiny_llama),
+             "tokens_per_batch": rng.randint(1, 4000)},
+            serving={"min_replicas": 1 + seed, "max_replicas": 1 + seed},
+            scoring={"tokens_per_request": rng.randint(1, 4000)},
+        )
+    )  # fmt: skip
+    expected = one_at_a_time(tiny_llama, rows)
+    found = rewards_by_id(result, "llama")
+    assert list(found) == [row["id"] for row in rows]
+    for row, rewards in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(found[row["id"]], rewards, rtol=0, atol=1e-5)
+    wins = [np.mean((r[0] > r[1:]) + 0.5 * (r[0] == r[1:])) * (len(r) - 1) for r in expected]
+    accuracy = result.metrics.query("domain == 'overall' and metric == 'accuracy'")["value"].item()
+    assert accuracy == pytest.approx(sum(wins) / sum(len(r) - 1 for r in expected))
+
+
+def test_several_models_and_benchmarks_and_all_files(tmp_path: Path, tiny_llama: Path) -> None:
+    first = write_preferences(tmp_path / "first.jsonl", random_rows(20, 1))
+    second = write_preferences(tmp_path / "second.jsonl", random_rows(10, 2))
+    with first.open("a") as stream:
+        stream.write("{broken\n")
+    settings = config(
+        tmp_path / "out",
+        first,
+        {"type": "length"},
+        {"type": "classifier", "name": "<script>alert(1)</script>", "model": str(tiny_llama)},
+    )
+    settings["benchmarks"].append(str(second))
+    result = rmc.evaluate(settings)
+    out = tmp_path / "out"
+    tables = ("metrics", "leaderboard", "comparisons")
+    written = {f"{name}.{kind}" for name in tables for kind in ("csv", "parquet")}
+    written |= {"config.yaml", "run.json", "report.html", "rejected_rows.jsonl", "rewards.parquet"}
+    assert written <= {path.name for path in out.iterdir()}
+    assert set(result.metrics["benchmark"]) == {"mine", "second"}
+    (rejected,) = (out / "rejected_rows.jsonl").read_text().splitlines()
+    assert json.loads(rejected)["line"] == len(first.read_text().splitlines())
+    run = json.loads((out / "run.json").read_text())
+    assert run["benchmarks"]["mine"]["n_rejected_rows"] == 1
+    assert not run["partial"]
+    assert "<script>alert" not in (out / "report.html").read_text()
+    loaded = rmc.load_result(str(out))
+    pd.testing.assert_frame_equal(loaded.metrics, result.metrics)
+    assert loaded.config == result.config
+    assert loaded.run == run
+
+
+def test_the_resolved_config_reproduces_the_run_without_scoring_again(
+    tmp_path: Path, many: Path
+) -> None:
+    first = rmc.evaluate(config(tmp_path / "out", many, {"type": "length"}))
+    again = rmc.evaluate(str(tmp_path / "out" / "config.yaml"))
+    assert first.run["reward_models"]["length"]["n_scored"] == len(first.rewards)
+    assert again.run["reward_models"]["length"]["n_scored"] == 0
+    assert again.run["reward_models"]["length"]["n_from_store"] == len(first.rewards)
+    pd.testing.assert_frame_equal(first.rewards, again.rewards)
+    pd.testing.assert_frame_equal(first.metrics, again.metrics)
+
+
+def test_a_limited_run_is_partial_and_its_scores_are_kept(tmp_path: Path, many: Path) -> None:
+    limited = rmc.evaluate(config(tmp_path / "out", many, {"type": "length"}, limit=10))
+    assert limited.run["partial"]
+    assert len(limited.rewards) == 10
+    whole = rmc.evaluate(config(tmp_path / "out", many, {"type": "length"}))
+    assert whole.run["reward_models"]["length"]["n_from_store"] == 10
+
+
+def test_only_what_a_new_limit_concerns_is_measured_again(tmp_path: Path, tiny_llama: Path) -> None:
+    data = write_preferences(tmp_path / "data.jsonl", random_rows(30, 5))
+    model = {"type": "classifier", "name": "llama", "model": str(tiny_llama)}
+
+    def run(max_length: int, **scoring: Any) -> rmc.EvalResult:
+        settings = config(tmp_path / "out", data, {**model, "max_length": max_length})
+        return rmc.evaluate({**settings, "scoring": {"max_failed_fraction": 1.0, **scoring}})
+
+    short = run(250)
+    num_failed = int(short.rewards["error"].notna().sum())
+    assert 0 < num_failed < len(short.rewards)
+    assert short.run["reward_models"]["llama"]["n_failed"] == num_failed
+    cut = run(250, truncation="left_prompt")
+    assert cut.run["reward_models"]["llama"]["n_scored"] == num_failed
+    whole = run(8192)
+    assert whole.run["reward_models"]["llama"]["n_scored"] == num_failed
+    assert whole.rewards["error"].isna().all()
+    assert not any(map(any, whole.rewards["truncated"]))
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [("poison", "cannot score poison"), ("nan", "reward of completion 1 is nan")],
+)
+def test_a_row_that_fails_is_data_and_the_others_are_scored(
+    tmp_path: Path, fail: str, reason: str
+) -> None:
+    records = [{"prompt": "p", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(20)]
+    records[7]["rejected"] = f"a {fail} here"
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    settings = config(tmp_path / "out", data, byte_sum(fail=fail))
+    with pytest.raises(ScoringError, match="1 of 20 prompts failed") as caught:
+        rmc.evaluate(settings)
+    assert reason in str(caught.value)
+    result = rmc.evaluate({**settings, "scoring": {"max_failed_fraction": 0.1}})
+    # the failed prompt was tried again, the others were not
+    assert result.run["reward_models"]["sum"]["n_scored"] == 1
+    failed = result.rewards[result.rewards["error"].notna()]
+    assert failed["id"].tolist() == ["data:8"]
+    assert failed["values"].isna().all()
+    overall = result.metrics.query("domain == 'overall'").iloc[0]
+    assert (overall["n"], overall["n_failed"]) == (19, 1)
+
+
+def test_a_killed_replica_changes_nothing(tmp_path: Path, many: Path) -> None:
+    undisturbed = rmc.evaluate(config(tmp_path / "a", many, byte_sum()))
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    store = tmp_path / "b" / "rewards"
+
+    def kill_one() -> None:
+        while len(list(store.rglob("*.parquet"))) < 3:
+            time.sleep(0.05)
+        os.kill(int(next(pids.iterdir()).name), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    slow = byte_sum(seconds=0.2, pids=str(pids))
+    settings = config(tmp_path / "b", many, slow, scoring={"tokens_per_request": 500})
+    disturbed = rmc.evaluate(settings)
+    killer.join()
+    assert len(list(pids.iterdir())) > 1, "another replica took over"
+    assert disturbed.run["reward_models"]["sum"]["n_retries"] > 0
+    pd.testing.assert_frame_equal(disturbed.rewards, undisturbed.rewards)
+    pd.testing.assert_frame_equal(disturbed.metrics, undisturbed.metrics)
+
+
+def test_replicas_that_keep_dying_end_the_run_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rm_cluster.scoring.MAX_TRIES", 2)
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "p", "chosen": "die", "rejected": "b"}) + "\n")
+    with pytest.raises(ScoringError, match="failed 2 times"):
+        rmc.evaluate(config(tmp_path / "out", data, byte_sum(fail="die")))
+
+
+def test_a_model_that_cannot_load_is_a_config_error(tmp_path: Path, many: Path) -> None:
+    folder = save_llama(tmp_path / "m", seed=0)
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(ConfigError, match="Cannot load 'm'"):
+        rmc.evaluate(config(tmp_path / "out", many, {"type": "classifier", "model": str(folder)}))
+
+
+@pytest.mark.parametrize(
+    ("serving", "reason"),
+    [
+        ({"num_gpus": 1}, "cannot get more"),
+        ({"num_cpus": 64}, "the cluster has 2 CPUs"),
+        ({"autoscaling": {"upscale_dealy_s": 1}}, "no 'upscale_dealy_s'"),
+        ({"autoscaling": {"upscale_delay_s": -1}}, "upscale_delay_s"),
+    ],
+)
+def test_what_the_cluster_cannot_give(
+    tmp_path: Path, many: Path, serving: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        rmc.evaluate(config(tmp_path / "out", many, {"type": "length"}, serving=serving))
+
+
+def test_load_benchmark_is_a_dataset_of_rows(many: Path) -> None:
+    rows = rmc.load_benchmark(str(many), limit=5)
+    assert rows.schema().names == ROW_SCHEMA.names
+    taken = rows.take_all()
+    assert len(taken) == 5
+    assert taken[0]["benchmark"] == "many"

@@ -1,0 +1,226 @@
+"""The main job as its users run it: from a shell, killed half way, and through `ray job submit`."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+import rm_cluster as rmc
+
+ROOT = Path(__file__).parents[1]
+JOB = [sys.executable, "jobs/evaluate.py"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    # a cluster of its own, whose driver and workers find the scorers of these tests
+    return {**kept, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), **more}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*JOB, *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+def write_config(folder: Path, seconds: float = 0.0, num_rows: int = 40) -> Path:
+    data = folder / "pairs.jsonl"
+    records = [
+        {"prompt": f"p{i}", "chosen": "b" * (i % 7), "rejected": "a" * (i % 5)}
+        for i in range(num_rows)
+    ]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = {
+        "reward_models": [
+            {"type": "tests.scorers:ByteSum", "name": "sum", "options": {"seconds": seconds}}
+        ],
+        "benchmarks": [str(data)],
+        "scoring": {"tokens_per_request": 20},
+        "output_dir": str(folder / "out"),
+    }
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"{what} took longer than {seconds} s"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml"),
+        (["a.yaml", "b.yaml"], "One CONFIG at most"),
+        (["pyproject.toml"], "is not YAML"),
+        (["{config}", "limit=-1"], "limit is wrong"),
+        (["{config}", "reward_models.0.type=no.such:Scorer"], "Cannot build 'sum'"),
+        (["{config}", "benchmarks.0=rm_bench"], "Did you mean 'rm-bench'"),
+        (["{config}", "benchmarks.0={empty}"], "it is empty"),
+        (["{config}", "benchmarks.0={broken}"], "none of its 2 rows fits"),
+        (["{config}", "serving.num_gpus=1"], "cannot get more"),
+    ],
+)
+def test_a_users_mistake_is_told_in_two_lines(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.jsonl").write_text("{}\n{\n")
+    names = {
+        "config": write_config(tmp_path),
+        "empty": tmp_path / "empty.jsonl",
+        "broken": tmp_path / "broken.jsonl",
+    }
+    done = run(*(argument.format(**names) for argument in arguments))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    (at,) = [i for i, line in enumerate(lines) if said in line]
+    assert len(lines) - at <= 2, "what is wrong comes last, in two lines at most"
+
+
+@pytest.mark.ray
+def test_the_summary_says_what_was_found(tmp_path: Path) -> None:
+    done = run(str(write_config(tmp_path)), "limit=20")
+    assert done.returncode == 0, done.stderr
+    assert "PARTIAL" in done.stdout
+    assert "pairs (20 prompts, 20 pairs)" in done.stdout
+    value = rmc.load_result(str(tmp_path / "out")).leaderboard()["value"].item()
+    assert f"{value:.3f} [" in done.stdout
+
+
+@pytest.mark.ray
+def test_killed_and_run_again_equals_uninterrupted(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    killed = write_config(tmp_path / "a", seconds=0.4)
+    store = tmp_path / "a" / "out" / "rewards"
+    driver = subprocess.Popen(
+        [*JOB, str(killed)], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: len(list(store.rglob("*.parquet"))) >= 4, "the first scores")
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert not (tmp_path / "a" / "out" / "run.json").exists()
+    assert run(str(killed)).returncode == 0
+    assert run(str(write_config(tmp_path / "b"))).returncode == 0
+    again, undisturbed = (rmc.load_result(str(tmp_path / name / "out")) for name in "ab")
+    counts = again.run["reward_models"]["sum"]
+    assert counts["n_from_store"] >= 4
+    assert counts["n_from_store"] + counts["n_scored"] == 40
+    pd.testing.assert_frame_equal(again.rewards, undisturbed.rewards)
+    pd.testing.assert_frame_equal(again.metrics, undisturbed.metrics)
+
+
+@pytest.fixture
+def head() -> Iterator[dict[str, str]]:
+    """A Ray head as `ray start --head` makes it, and the environment of its clients."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    clients = environment(
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN=secrets.token_hex(32),
+        RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{ports[1]}",
+        RAY_ADDRESS=f"127.0.0.1:{ports[0]}",
+    )
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    # in a folder of its own, so that no other driver takes it for the machine's cluster
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    options = f"start --head --block --num-cpus=2 --object-store-memory=500000000 --port={ports[0]}"
+    options += f" --dashboard-port={ports[1]} --disable-usage-stats --temp-dir={folder}"
+    starting = {name: value for name, value in clients.items() if name != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        [*ray, *options.split()],
+        env=starting,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def is_up() -> bool:
+        trial = [*ray, "job", "submit", "--", "true"]
+        return subprocess.run(trial, env=starting, capture_output=True, check=False).returncode == 0
+
+    try:
+        wait_until(is_up, "the head")
+        yield clients
+    finally:
+        # the whole group: `ray start` ends without its children, `ray stop` ends others' too
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(clients: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    return subprocess.run(
+        [*ray, "job", "submit", "--working-dir", ".", "--", *JOB, *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in clients.items() if name != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def apps(clients: dict[str, str]) -> dict[str, Any]:
+    """The Serve apps of a cluster, asked by a driver of its own."""
+    code = (
+        "import json, ray; from ray import serve; ray.init(log_to_driver=False); "
+        "print('apps', json.dumps(list(serve.status().applications)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clients, capture_output=True, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.split("apps ")[-1])
+    return found
+
+
+@pytest.mark.ray
+def test_ray_job_submit(tmp_path: Path, head: dict[str, str]) -> None:
+    config = write_config(tmp_path, seconds=0.4)
+    store = tmp_path / "out" / "rewards"
+    # a driver that is killed on a lasting cluster leaves its app behind ...
+    driver = subprocess.Popen([*JOB, str(config)], cwd=ROOT, env=head, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(list(store.rglob("*.parquet"))) >= 4, "the first scores")
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert len(apps(head)) == 1
+    # ... and the next run, here a submitted job, goes on from what is stored and clears it away
+    done = submit(head, str(config))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pairs (40 prompts, 40 pairs)" in done.stdout
+    counts = rmc.load_result(str(tmp_path / "out")).run["reward_models"]["sum"]
+    assert counts["n_from_store"] >= 4
+    assert apps(head) == []
+    wrong = submit(head, str(config), "limit=none")
+    assert wrong.returncode != 0
+    assert "limit is wrong" in wrong.stdout
+    assert "Traceback" not in wrong.stdout.split("limit is wrong")[0]

@@ -51,7 +51,10 @@ class Folder:
 
     def sub(self, name: str) -> Folder:
         """A folder inside, under a name that may hold any character."""
-        return Folder(f"{self.url}/{quote(name, safe=' ')}")
+        escaped = quote(name, safe=" ")
+        if escaped.startswith("."):
+            escaped = "%2E" + escaped[1:]
+        return Folder(f"{self.url}/{escaped}")
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file; it appears whole."""

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rm_cluster.config import BenchmarkConfig
+from rm_cluster.errors import DataFormatError
+from rm_cluster.snapshot import rejected_rows, take_snapshot
+
+
+def write(file: Path, num_rows: int, broken: tuple[int, ...] = ()) -> BenchmarkConfig:
+    lines = [
+        "{broken" if i in broken else json.dumps({"prompt": "p", "chosen": f"{i}", "rejected": "r"})
+        for i in range(num_rows)
+    ]
+    file.write_text("\n".join(lines) + "\n")
+    return BenchmarkConfig.model_validate(str(file))
+
+
+def test_rows_are_laid_down_in_windows_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rm_cluster.snapshot.WINDOW_ROWS", 10)
+    config = write(tmp_path / "mine.jsonl", 35, broken=(3, 20, 34))
+    taken = take_snapshot(config, None, str(tmp_path / "out"))
+    assert (taken.num_rows, taken.num_rejected, len(taken.windows)) == (32, 3, 4)
+    ids = taken.table()["id"].to_pylist()
+    assert ids == [f"mine:{i + 1}" for i in range(35) if i not in (3, 20, 34)]
+    rejected = [
+        json.loads(line) for line in rejected_rows(str(tmp_path / "out"), [taken]).splitlines()
+    ]
+    assert [row["line"] for row in rejected] == [4, 21, 35]
+    assert {row["record"].strip() for row in rejected} == {"{broken"}
+
+
+def test_a_snapshot_replaces_the_one_before(tmp_path: Path) -> None:
+    config = write(tmp_path / "mine.jsonl", 30)
+    take_snapshot(config, None, str(tmp_path / "out"))
+    taken = take_snapshot(config, 5, str(tmp_path / "out"))
+    assert taken.table()["id"].to_pylist() == [f"mine:{i}" for i in range(1, 6)]
+
+
+@pytest.mark.parametrize("limit", [1, 9, 10, 11, 20, 100])
+def test_limit_counts_rows_that_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr("rm_cluster.snapshot.WINDOW_ROWS", 10)
+    config = write(tmp_path / "mine.jsonl", 30, broken=(0, 5))
+    assert take_snapshot(config, limit, str(tmp_path / "out")).num_rows == min(limit, 28)
+
+
+def test_nothing_that_fits_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
+    config = write(tmp_path / "mine.jsonl", 3, broken=(0, 1, 2))
+    with pytest.raises(DataFormatError, match=r"none of its 3 rows fits; .*mine\.jsonl:1: "):
+        take_snapshot(config, None, str(tmp_path / "out"))
+    # and what was set aside can still be looked at
+    assert len(list((tmp_path / "out" / "rejected" / "mine").iterdir())) == 1

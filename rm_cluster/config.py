@@ -134,7 +134,7 @@ class ServingConfig(_Config):
     num_gpus: NonNegativeFloat | None = None
     """GPUs per replica; if None, 1 where the cluster can have any and the scorer uses them."""
     num_cpus: PositiveFloat | None = None
-    """CPUs that a replica reserves; if None, 1 beside a GPU, else 0.4: Ray Data needs some."""
+    """CPUs that a replica reserves; if None, 1 beside a GPU, else 0.4 or what is there for each."""
     max_ongoing_requests: PositiveInt = 2
     """Requests at one replica: one being scored, the rest waiting there to keep it busy."""
     autoscaling: dict[str, Any] = {}

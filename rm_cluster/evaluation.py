@@ -25,10 +25,10 @@ from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
 from rm_cluster.result import EvalResult
 from rm_cluster.scorers import Classifier, build_scorer
 from rm_cluster.scorers.scorer import Scorer, contract_id
-from rm_cluster.scoring import Measured, score
+from rm_cluster.scoring import Measured, score, stored_rewards
 from rm_cluster.serving import connect
 from rm_cluster.snapshot import Snapshot, rejected_rows, take_snapshot
-from rm_cluster.store import Folder, RewardStore
+from rm_cluster.store import Folder, StoredRewards
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
             model.name: score(model, scorers[model.name], snapshots, run)
             for model in run.reward_models
         }
-    benchmarks = [_benchmark_rewards(run, snapshot, scorers) for snapshot in snapshots]
+    stored = {name: stored_rewards(run, scorer) for name, scorer in scorers.items()}
+    benchmarks = [_benchmark_rewards(snapshot, stored) for snapshot in snapshots]
     result = EvalResult(
         metrics=measure(benchmarks, run.seed),
         rewards=_rewards_frame(benchmarks),
@@ -114,17 +115,10 @@ def _snapshots(run: EvaluateConfig) -> list[Snapshot]:
     return snapshots
 
 
-def _benchmark_rewards(
-    run: EvaluateConfig, snapshot: Snapshot, scorers: Mapping[str, Scorer]
-) -> BenchmarkRewards:
+def _benchmark_rewards(snapshot: Snapshot, stored: Mapping[str, StoredRewards]) -> BenchmarkRewards:
     """Bring the stored rewards of every reward model in line with the benchmark's rows."""
     rows = snapshot.table()
-    scores = {}
-    for name, scorer in scorers.items():
-        contract = scorer.contract
-        store = RewardStore(run.output_dir, contract_id(contract))
-        stored = store.read(contract.get("max_length"), contract.get("truncation", "error"))
-        scores[name] = stored.lookup(rows["content"])
+    scores = {name: rewards.lookup(rows["content"]) for name, rewards in stored.items()}
     benchmark = BENCHMARKS[snapshot.benchmark.type]
     return BenchmarkRewards(
         snapshot.benchmark.name, rows, scores, benchmark.official, benchmark.cluster

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import pickle
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -25,15 +24,15 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.util.debug import log_once
-from tqdm import tqdm
 
 from rm_cluster.config import EvaluateConfig, ScoringConfig
 from rm_cluster.errors import ScoringError
+from rm_cluster.progress import progress_bar
 from rm_cluster.scorers import AnyScorerConfig, build_scorer
 from rm_cluster.scorers.scorer import EncodedGroup, GroupRewards, Scorer, contract_id
 from rm_cluster.serving import DEPLOYMENT, Resources, deployed, resolve
 from rm_cluster.snapshot import Snapshot
-from rm_cluster.store import Folder, RewardStore
+from rm_cluster.store import Folder, RewardStore, StoredRewards
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def score(
     """
     started = time.monotonic()
     store = RewardStore(run.output_dir, contract_id(scorer.contract))
-    windows, num_missing = _missing(snapshots, store, scorer)
+    windows, num_missing = _missing(snapshots, stored_rewards(run, scorer))
     num_stored = sum(snapshot.num_rows for snapshot in snapshots) - num_missing
     logger.info("%s: %d prompts stored, %d to score", config.name, num_stored, num_missing)
     if not windows:
@@ -91,7 +90,7 @@ def score(
     num_requests = num_retries = 0
     with (
         deployed(config, run.scoring, run.serving, resources) as app,
-        tqdm(total=num_missing, desc=config.name, unit="prompt", mininterval=_tick()) as progress,
+        progress_bar(num_missing, config.name, "prompt") as progress,
     ):
         for batch in _stream(config, windows, app, store, scorer, resources, run):
             for failure in filter(None, batch["failure"]):
@@ -163,13 +162,15 @@ def _stream(
     return iter(scored.iter_batches(batch_size=None, prefetch_batches=0))
 
 
-def _missing(
-    snapshots: Sequence[Snapshot], store: RewardStore, scorer: Scorer
-) -> tuple[list[Window], int]:
+def stored_rewards(run: EvaluateConfig, scorer: Scorer) -> StoredRewards:
+    """What the store of a run holds of a reward model under its contract."""
+    contract = scorer.contract
+    store = RewardStore(run.output_dir, contract_id(contract))
+    return store.read(contract.get("max_length"), contract.get("truncation", "error"))
+
+
+def _missing(snapshots: Sequence[Snapshot], stored: StoredRewards) -> tuple[list[Window], int]:
     """The anti-join: which rows of which windows the store cannot answer for."""
-    stored = store.read(
-        scorer.contract.get("max_length"), scorer.contract.get("truncation", "error")
-    )
     windows, total = [], 0
     for snapshot in snapshots:
         folder = Folder(snapshot.url)
@@ -229,11 +230,6 @@ def requests(prompts: Sequence[Prompt], tokens_per_request: int) -> list[list[Pr
             found.append([prompt])
             room = tokens_per_request - tokens
     return found
-
-
-def _tick() -> float:
-    """Seconds between two states of the progress bar: few lines where they end up in a log."""
-    return 0.2 if sys.stderr.isatty() else 10.0
 
 
 def _longest(group: EncodedGroup) -> int:

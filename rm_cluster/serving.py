@@ -116,15 +116,25 @@ def resolve(serving: ServingConfig, *, uses_gpu: bool) -> Resources:
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     places = math.floor(gpus / num_gpus) if num_gpus else nodes
     max_replicas = serving.max_replicas or max(1, places, serving.min_replicas)
-    num_cpus = serving.num_cpus or (1.0 if num_gpus else 0.4)
-    if num_cpus > total.get("CPU", 0.0):
-        raise ConfigError(
-            f"serving.num_cpus={num_cpus:g}, but the cluster has {total.get('CPU', 0.0):g} CPUs."
-        )
-    cpus_per_node = max(1, int(total.get("CPU", 1.0) / nodes))
+    cpus = total.get("CPU", 0.0)
+    num_cpus = serving.num_cpus or (1.0 if num_gpus else _share(cpus, max_replicas))
+    for name, needed, there in (
+        ("CPUs", num_cpus * max(1, serving.min_replicas), cpus),
+        ("GPUs", num_gpus * serving.min_replicas, gpus),
+    ):
+        if needed > there:
+            raise ConfigError(
+                f"serving: {max(1, serving.min_replicas)} replicas need {needed:g} {name}, but the "
+                f"cluster has {there:g}. Lower min_replicas, or what each of them reserves."
+            )
     per_node = math.ceil(max_replicas / nodes)
-    num_threads = None if num_gpus else max(1, round(max(num_cpus, cpus_per_node / per_node)))
+    num_threads = None if num_gpus else max(1, round(cpus / nodes / per_node))
     return Resources(serving.min_replicas, max_replicas, num_gpus, num_cpus, num_threads)
+
+
+def _share(cpus: float, max_replicas: int) -> float:
+    """CPUs to reserve for each replica so that all of them fit beside Ray Data's own actors."""
+    return max(0.01, min(0.4, math.floor(100 * (cpus - 0.5) / max_replicas) / 100))
 
 
 @contextlib.contextmanager
@@ -148,7 +158,13 @@ def deployed(
     )
     try:
         started = time.monotonic()
-        logger.info("%s: waiting for a replica", config.name)
+        logger.info(
+            "%s: waiting for a replica (%d at most, each with %g GPUs and %g CPUs)",
+            config.name,
+            resources.max_replicas,
+            resources.num_gpus,
+            resources.num_cpus,
+        )
         try:
             handle = serve.run(
                 deployment.bind(config, scoring, resources.num_threads),

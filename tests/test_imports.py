@@ -14,7 +14,7 @@ PACKAGE = Path(rm_cluster.__file__).parent
 # What each part may import of the others; what is not named here may import everything.
 LAYERS = [
     {"errors", "types"},
-    {"config"},
+    {"config", "progress"},
     {"benchmarks", "scorers", "engines", "metrics", "sandbox"},
     {"store", "snapshot"},
     {"serving", "scoring"},

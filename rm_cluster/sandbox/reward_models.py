@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
+from rm_cluster.progress import progress_bar
 from rm_cluster.sandbox.voters import Vote, votes
 
 CHAT_TEMPLATE = (
@@ -81,14 +82,17 @@ def train(recipe: Recipe, folder: Path, seed: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=recipe.num_steps
     )
-    for _ in tqdm(range(recipe.num_steps), desc=f"training {recipe.name}", unit="step"):
-        picks = torch.from_numpy(rng.integers(recipe.num_votes, size=BATCH))
-        loss = -torch.nn.functional.logsigmoid(_margins(model, tokens[:, picks])).mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    with progress_bar(recipe.num_steps, f"training {recipe.name}", "step") as progress:
+        for _ in range(recipe.num_steps):
+            picks = torch.from_numpy(rng.integers(recipe.num_votes, size=BATCH))
+            loss = -torch.nn.functional.logsigmoid(_margins(model, tokens[:, picks])).mean()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            progress.update()
+    disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

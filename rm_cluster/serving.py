@@ -214,12 +214,16 @@ def autoscaling(serving: ServingConfig, resources: Resources) -> dict[str, Any]:
 
 
 def _check(handle: DeploymentHandle) -> None:
+    check = handle.options(method_name="check")
     try:
-        handle.check.remote().result()
+        check.remote().result()
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ConfigError):
             raise error.cause from None
         raise
+    finally:
+        # its thread would outlive ray.shutdown, and start Ray again by asking it for something
+        check.shutdown()
 
 
 def _owns_cluster() -> bool:

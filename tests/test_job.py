@@ -114,6 +114,25 @@ def test_the_summary_says_what_was_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+def test_a_local_cluster_is_gone_after_the_run(tmp_path: Path) -> None:
+    # 12 s: Serve's threads, if any were left, would start Ray again within 10
+    code = (
+        "import sys, time, ray, rm_cluster as rmc; rmc.evaluate(sys.argv[1]); time.sleep(12); "
+        "print('up' if ray.is_initialized() else 'gone')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(write_config(tmp_path))],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    assert done.stdout.split()[-1] == "gone"
+
+
+@pytest.mark.ray
 def test_killed_and_run_again_equals_uninterrupted(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -33,6 +33,10 @@ from rm_cluster.errors import ConfigError
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    def to_yaml(self) -> str:
+        """The whole config with its defaults, to be read again."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
 
 class ClassifierConfig(_Config):
     """A Hugging Face sequence classifier with one label, whose logit is the reward."""

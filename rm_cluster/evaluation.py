@@ -68,6 +68,7 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     for scorer in scorers.values():
         if isinstance(scorer, Classifier) and scorer.notice:
             logger.warning(scorer.notice)
+    _announce(run)
     with connect():
         snapshots = _snapshots(run)
         measured = {
@@ -89,6 +90,19 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     result.save(run.output_dir)
     _fail_on_too_many_errors(run, result)
     return result
+
+
+def _announce(run: EvaluateConfig) -> None:
+    """Write the resolved config first, so that an output folder that cannot be used is told now.
+
+    A result of an earlier run is no longer one: its `run.json` goes.
+    """
+    folder = Folder(run.output_dir)
+    try:
+        folder.remove("run.json")
+        folder.write_text("config.yaml", run.to_yaml())
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"Cannot write to output_dir {run.output_dir!r}: {error}") from None
 
 
 def _snapshots(run: EvaluateConfig) -> list[Snapshot]:

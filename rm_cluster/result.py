@@ -71,8 +71,7 @@ class EvalResult:
             folder.write_table(f"{name}.parquet", pa.Table.from_pandas(table, preserve_index=False))
         rewards = pa.Table.from_pandas(self.rewards, preserve_index=False)
         folder.write_table("rewards.parquet", rewards)
-        config = yaml.safe_dump(self.config.model_dump(), sort_keys=False, allow_unicode=True)
-        folder.write_text("config.yaml", config)
+        folder.write_text("config.yaml", self.config.to_yaml())
         folder.write_text("report.html", render(self))
         # last: a folder with a run.json holds a whole result
         folder.write_text("run.json", json.dumps(self.run, indent=2) + "\n")

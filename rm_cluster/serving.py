@@ -69,7 +69,10 @@ class Replica:
 
 @contextlib.contextmanager
 def connect() -> Iterator[None]:
-    """Use the Ray cluster at hand, or start a local one; leave it as it was found."""
+    """Use the Ray cluster at hand, or start a local one for as long as this lasts.
+
+    Serve is left up where it was, and where this process owns the cluster.
+    """
     _quiet()
     started_ray = not ray.is_initialized()
     if started_ray:

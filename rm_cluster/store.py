@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rm_cluster.errors import ConfigError
 from rm_cluster.types import ROW_SCHEMA, Row
 
 REWARD_SCHEMA = pa.schema(
@@ -47,13 +48,19 @@ class Folder:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._filesystem, self._root = fsspec.core.url_to_fs(self.url)
+        try:
+            self._filesystem, self._root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"Cannot use {url!r} as a folder: {error}") from None
 
     def sub(self, name: str) -> Folder:
         """A folder inside, under a name that may hold any character."""
         escaped = quote(name, safe=" ")
         if escaped.startswith("."):
             escaped = "%2E" + escaped[1:]
+        if len(escaped) > 150:  # file systems end at 255 bytes
+            digest = hashlib.blake2b(name.encode("utf-8"), digest_size=16).hexdigest()
+            escaped = f"{escaped[:100]}-{digest}"
         return Folder(f"{self.url}/{escaped}")
 
     def write_bytes(self, name: str, data: bytes) -> None:
@@ -89,7 +96,13 @@ class Folder:
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths)
         return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
 
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self._filesystem.exists(f"{self._root}/{name}"):
+            self._filesystem.rm_file(f"{self._root}/{name}")
+
     def clear(self) -> None:
+        """Remove the folder with all that it holds, if it is there."""
         if self._filesystem.isdir(self._root):
             self._filesystem.rm(self._root, recursive=True)
 

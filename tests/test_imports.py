@@ -17,11 +17,11 @@ LAYERS = [
     {"config", "progress"},
     {"benchmarks", "scorers", "engines", "metrics", "sandbox"},
     {"store", "snapshot"},
-    {"serving", "scoring"},
+    {"serving", "pipeline", "scoring"},
     {"result", "report"},
     {"evaluation"},
 ]
-MAY_IMPORT_RAY = {"serving.py", "scoring.py", "evaluation.py"}
+MAY_IMPORT_RAY = {"serving.py", "pipeline.py", "scoring.py", "evaluation.py"}
 
 
 def imports(file: Path) -> set[str]:

@@ -22,6 +22,8 @@ import yaml
 
 import rm_cluster as rmc
 
+pytestmark = pytest.mark.ray
+
 ROOT = Path(__file__).parents[1]
 JOB = [sys.executable, "jobs/evaluate.py"]
 
@@ -83,6 +85,8 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 90.0) -> No
         (["{config}", "benchmarks.0={empty}"], "it is empty"),
         (["{config}", "benchmarks.0={broken}"], "none of its 2 rows fits"),
         (["{config}", "serving.num_gpus=1"], "cannot get more"),
+        (["{config}", "output_dir={empty}/x"], "Cannot write to output_dir"),
+        (["{config}", "output_dir=nosuch://x"], "Cannot use 'nosuch://x' as a folder"),
     ],
 )
 def test_a_users_mistake_is_told_in_two_lines(
@@ -103,7 +107,6 @@ def test_a_users_mistake_is_told_in_two_lines(
     assert len(lines) - at <= 2, "what is wrong comes last, in two lines at most"
 
 
-@pytest.mark.ray
 def test_the_summary_says_what_was_found(tmp_path: Path) -> None:
     done = run(str(write_config(tmp_path)), "limit=20")
     assert done.returncode == 0, done.stderr
@@ -113,7 +116,6 @@ def test_the_summary_says_what_was_found(tmp_path: Path) -> None:
     assert f"{value:.3f} [" in done.stdout
 
 
-@pytest.mark.ray
 def test_a_local_cluster_is_gone_after_the_run(tmp_path: Path) -> None:
     # 12 s: Serve's threads, if any were left, would start Ray again within 10
     code = (
@@ -132,7 +134,6 @@ def test_a_local_cluster_is_gone_after_the_run(tmp_path: Path) -> None:
     assert done.stdout.split()[-1] == "gone"
 
 
-@pytest.mark.ray
 def test_killed_and_run_again_equals_uninterrupted(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -222,7 +223,6 @@ def apps(clients: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.ray
 def test_ray_job_submit(tmp_path: Path, head: dict[str, str]) -> None:
     config = write_config(tmp_path, seconds=0.4)
     store = tmp_path / "out" / "rewards"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from rm_cluster.benchmarks import RejectedRow, read_rows
-from rm_cluster.benchmarks.source import Place, Unreadable, find_files, read_records
+from rm_cluster.benchmarks.source import Place, Unreadable, find_files, read_hub, read_records
 from rm_cluster.config import BenchmarkConfig
 from rm_cluster.errors import DataFormatError
 
@@ -70,6 +70,18 @@ def test_csv_cells_may_hold_lists_and_messages(tmp_path: Path) -> None:
     frame.to_csv(file, index=False)
     (row,) = read_rows(BenchmarkConfig.model_validate(str(file)))
     assert row["completions"] == ["a"]
+
+
+def test_csv_can_hold_a_pool(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    pool = {"prompt": "[1, 2]", "completions": '["a", "b"]', "labels": "[0.5, 1]"}
+    pd.DataFrame([pool]).to_csv(file, index=False)
+    (row,) = read_rows(BenchmarkConfig.model_validate(str(file)))
+    assert row["prompt"][0]["content"] == "[1, 2]"
+    assert row["labels"] == [0.5, 1.0]
+    pd.DataFrame([{"prompt": "p", "completion": "a", "label": False}]).to_csv(file, index=False)
+    (unpaired,) = read_rows(BenchmarkConfig.model_validate(str(file)))
+    assert unpaired["labels"] == [0.0]
 
 
 def test_lines_that_are_no_records_keep_their_place(tmp_path: Path) -> None:
@@ -133,6 +145,13 @@ def test_a_path_that_leads_nowhere(
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataFormatError, match=said):
         find_files(name)
+
+
+def test_a_data_set_loads_as_datasets_does(tmp_path: Path) -> None:
+    write(tmp_path, ".jsonl")
+    assert [record for _, record in read_hub(str(tmp_path), "train")] == RECORDS
+    with pytest.raises(DataFormatError, match=r"Cannot load .*from the hub"):
+        list(read_hub(str(tmp_path), "test"))
 
 
 def test_ids_are_unique_whatever_the_source_says(tmp_path: Path) -> None:

@@ -82,7 +82,9 @@ def test_half_written_files_are_not_seen(store: RewardStore, tmp_path: Path) -> 
     assert [path.suffix for path in folder.iterdir()].count(".parquet") == 1
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "ü", "a b", "<x>", "%2F", "a\nb", "c:\\d"])
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "ü", "a b", "<x>", "%2F", "a\nb", "c:\\d", "🙂" * 200]
+)
 def test_any_name_is_one_folder(tmp_path: Path, name: str) -> None:
     Folder(str(tmp_path)).sub(name).write_text("file.txt", "x")
     (inside,) = tmp_path.iterdir()

@@ -25,12 +25,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import re
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from rm_cluster.benchmarks.benchmark import Benchmark
+from rm_cluster.benchmarks.conversations import (
+    helpsteer2_turns,
+    split_conversations,
+    split_texts,
+)
 from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, number, pair, text, texts
 from rm_cluster.benchmarks.source import Place, Unreadable
 from rm_cluster.errors import DataFormatError
@@ -46,7 +49,6 @@ _WINNERS = {
     "model_b": 1, "b": 1, "response_b": 1, "2": 1, "response2": 1, "response_2": 1,
     "tie": 0, "tie (bothbad)": 0, "both_bad": 0, "bothbad": 0, "equal": 0,
 }  # fmt: skip
-_TURN = re.compile(r"\n\n(Human|Assistant):")
 _TEXT_COLUMNS = frozenset(
     (*_PROMPTS, *_FIRST, *_SECOND, "chosen", "rejected", "completion", "completions", "messages")
 )
@@ -85,7 +87,7 @@ def _compare(record: Record) -> Comparison:
     if "completion" in record:
         return _prompt(record), _replies(record["completion"], "completion"), []
     if "messages" in record:
-        prompt, (last,) = _split(messages(record["messages"], "messages"), [])
+        prompt, (last,) = split_conversations(messages(record["messages"], "messages"), [])
         return prompt, [last], []
     raise DataFormatError(
         "no known shape: wanted chosen and rejected, two responses with a preference, completions "
@@ -102,10 +104,10 @@ def _chosen_rejected(record: Record, chosen: Any, rejected: Any) -> Comparison:
         repeated = first[: len(prompt)] == prompt if _is_messages(explicit) else len(first) > 1
         if not repeated:
             first, second = prompt + first, prompt + second
-        shared, replies = _split(first, second)
+        shared, replies = split_conversations(first, second)
         return shared, replies, all_pairs(1, 1)
     if isinstance(chosen, str) and isinstance(rejected, str) and not _has_prompt(record):
-        shared, replies = _split_texts(text(chosen, "chosen"), text(rejected, "rejected"))
+        shared, replies = split_texts(text(chosen, "chosen"), text(rejected, "rejected"))
         return shared, replies, all_pairs(1, 1)
     good, bad = _replies(chosen, "chosen"), _replies(rejected, "rejected")
     return _prompt(record), good + bad, all_pairs(len(good), len(bad))
@@ -121,7 +123,9 @@ def _two_responses(record: Record, first: Any, second: Any) -> Comparison:
     if "winner_tie" in record:
         prompt, replies = _arena_55k(record, first, second)
     elif _is_messages(first) and _is_messages(second) and not _has_prompt(record):
-        prompt, replies = _split(messages(first, "response 1"), messages(second, "response 2"))
+        prompt, replies = split_conversations(
+            messages(first, "response 1"), messages(second, "response 2")
+        )
     else:
         prompt = _prompt(record)
         replies = [_reply(first, "response 1"), _reply(second, "response 2")]
@@ -169,90 +173,14 @@ def _pool(record: Record) -> Comparison:
     return _prompt(record), completions, pairs
 
 
-def _split(first: list[Message], second: list[Message]) -> tuple[list[Message], list[str]]:
-    """Take the shared turns as the prompt; one assistant turn must be left on each side.
-
-    An empty `second` stands for no second conversation.
-    """
-    conversations = [conversation for conversation in (first, second) if conversation]
-    longest = min(map(len, conversations)) - 1
-    shared = 0
-    while shared < longest and (len(conversations) == 1 or first[shared] == second[shared]):
-        shared += 1
-    rests = [conversation[shared:] for conversation in conversations]
-    for rest in rests:
-        if len(rest) != 1 or rest[0]["role"] != "assistant":
-            roles = ", ".join(message["role"] for message in rest)
-            raise DataFormatError(
-                "conversations must differ in one last assistant turn only, after the shared turns "
-                f"come: {roles[:100]}"
-            )
-    return first[:shared], [rest[0]["content"] for rest in rests]
-
-
-def _split_texts(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
-    """Split whole texts at the end of what they share: turns of a transcript, else characters."""
-    if _TURN.match(chosen) and _TURN.match(rejected):
-        return _split_transcripts(chosen, rejected)
-    shared = len(os.path.commonprefix([chosen, rejected]))  # noqa: RUF071 - of characters
-    if shared and chosen[shared - 1] == " ":
-        shared -= 1  # as TRL's extract_prompt: a space belongs to the completion
-    if not shared:
-        raise DataFormatError("there is no prompt, and chosen and rejected share no beginning")
-    return messages(chosen[:shared], "prompt"), [chosen[shared:], rejected[shared:]]
-
-
-def _split_transcripts(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
-    """Split transcripts after the turns that they share.
-
-    A side with more than one turn left (a reply in two goes) keeps its text as it stands.
-    """
-    sides = [list(_TURN.finditer(side)) for side in (chosen, rejected)]
-    turns = [
-        [
-            (mark.group(1), side[mark.end() : following])
-            for mark, following in zip(
-                marks, [*(m.start() for m in marks[1:]), len(side)], strict=True
-            )
-        ]
-        for side, marks in zip((chosen, rejected), sides, strict=True)
-    ]
-    shared = 0
-    while shared < min(map(len, turns)) - 1 and turns[0][shared] == turns[1][shared]:
-        shared += 1
-    if shared == 0 or any(side[shared][0] != "Assistant" for side in turns):
-        raise DataFormatError("transcripts must share a beginning and differ in Assistant turns")
-    prompt = [
-        Message(role="user" if who == "Human" else "assistant", content=said.strip())
-        for who, said in turns[0][:shared]
-    ]
-    replies = [
-        side[marks[shared].end() :].strip()
-        for side, marks in zip((chosen, rejected), sides, strict=True)
-    ]
-    return prompt, replies
-
-
 def _prompt(record: Record) -> list[Message]:
     """The prompt under any of its names."""
     prompt = _first(record, _PROMPTS, None)
     if prompt is None:
         raise DataFormatError(f"there is no prompt; it may be called {', '.join(_PROMPTS)}")
     if isinstance(prompt, str) and "<extra_id_1>" in prompt:
-        return _helpsteer2_turns(prompt)
+        return helpsteer2_turns(prompt)
     return messages(prompt, "prompt")
-
-
-def _helpsteer2_turns(prompt: str) -> list[Message]:
-    """HelpSteer2 joins turns by `<extra_id_1>Role`, the first being the user's."""
-    first, *rest = prompt.split("<extra_id_1>")
-    turns = [Message(role="user", content=first.strip())]
-    for turn in rest:
-        role, _, content = turn.partition("\n")
-        turns.append(Message(role=role.strip().lower() or "user", content=content.strip()))
-    if turns[-1]["role"] == "assistant" and not turns[-1]["content"]:
-        turns.pop()
-    return [{**turn, "role": turn["role"].replace("human", "user")} for turn in turns]
 
 
 def _replies(value: Any, what: str) -> list[str]:

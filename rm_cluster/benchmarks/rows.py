@@ -10,6 +10,7 @@ from typing import Any
 from rm_cluster.errors import DataFormatError
 from rm_cluster.types import Message, Pair, Record, Row
 
+_WRITTEN = {"true": 1.0, "false": 0.0}
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant"}
 
 
@@ -83,7 +84,7 @@ def number(value: Any, what: str) -> float:
     """Return `value` as a finite float; text is read as a number, as CSV needs."""
     if isinstance(value, str):
         try:
-            value = float(value)
+            value = _WRITTEN[value.lower()] if value.lower() in _WRITTEN else float(value)
         except ValueError:
             raise DataFormatError(f"{what} must be a number, got {value[:40]!r}") from None
     if not isinstance(value, int | float) or not abs(value) < 1e300:

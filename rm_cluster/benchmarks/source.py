@@ -161,7 +161,7 @@ def _read_csv(stream: IO[bytes], delimiter: str = ",") -> Iterator[tuple[int, Re
             width = len(reader.fieldnames or ())
             yield reader.line_num, Unreadable(f"not {width} fields wide", str(record))
         else:
-            cells = {key: _decode_cell(cell) for key, cell in record.items() if cell != ""}
+            cells = {key: _decode_cell(key, cell) for key, cell in record.items() if cell != ""}
             yield reader.line_num, cells
 
 
@@ -169,9 +169,9 @@ def _read_tsv(stream: IO[bytes]) -> Iterator[tuple[int, Record | Unreadable]]:
     return _read_csv(stream, delimiter="\t")
 
 
-def _decode_cell(cell: str) -> Any:
-    """A CSV cell is text, unless it holds a JSON list of strings or messages."""
-    if cell.startswith(('["', "[{")):
+def _decode_cell(column: str, cell: str) -> Any:
+    """A CSV cell is text, unless it holds a JSON list of texts, messages or labels."""
+    if cell.startswith(('["', "[{")) or column == "labels":
         try:
             return json.loads(cell)
         except (ValueError, RecursionError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import jinja2
-import yaml
 
 from rm_cluster.report.terminal import interval, number
 
@@ -26,7 +25,7 @@ def render(result: EvalResult) -> str:
         comparisons=result.comparisons,
         num_failed=len(failed),
         failed=failed.head(50),
-        config=yaml.safe_dump(result.config.model_dump(), sort_keys=False, allow_unicode=True),
+        config=result.config.to_yaml(),
         interval=interval,
         number=number,
     )

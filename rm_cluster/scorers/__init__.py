@@ -39,6 +39,6 @@ def _custom(config: CustomScorerConfig) -> Scorer:
     module, _, name = config.type.partition(":")
     try:
         scorer: Scorer = getattr(importlib.import_module(module), name)(**config.options)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # it is the user's code
         raise ConfigError(f"Cannot build {config.name!r} from {config.type!r}: {error}") from None
     return scorer

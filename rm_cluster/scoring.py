@@ -24,7 +24,7 @@ from rm_cluster.pipeline import Encode, Score, Window
 from rm_cluster.progress import progress_bar
 from rm_cluster.scorers import AnyScorerConfig
 from rm_cluster.scorers.scorer import Scorer, contract_id
-from rm_cluster.serving import Resources, deployed, resolve
+from rm_cluster.serving import ENCODER_CPUS, SENDER_CPUS, Resources, deployed, resolve
 from rm_cluster.snapshot import Snapshot
 from rm_cluster.store import Folder, RewardStore, StoredRewards
 
@@ -103,7 +103,7 @@ def _stream(
                 Encode,
                 fn_constructor_args=(config, run.scoring),
                 batch_size=1,
-                num_cpus=0.25,
+                num_cpus=ENCODER_CPUS,
                 compute=ray.data.ActorPoolStrategy(
                     min_size=1, max_size=min(len(windows), max(1, resources.max_replicas // 2))
                 ),
@@ -120,7 +120,7 @@ def _stream(
                 ),
                 batch_size=None,
                 batch_format="pyarrow",
-                num_cpus=0.1,
+                num_cpus=SENDER_CPUS,
                 compute=ray.data.ActorPoolStrategy(
                     size=min(len(windows), max(1, resources.max_replicas // 16)),
                     max_tasks_in_flight_per_actor=blocks_in_flight,

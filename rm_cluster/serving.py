@@ -25,6 +25,9 @@ from rm_cluster.scorers.scorer import GroupRewards, TokenIds, score_groups
 logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "RewardModel"
+ENCODER_CPUS, SENDER_CPUS = 0.25, 0.1
+DATA_CPUS = ENCODER_CPUS + SENDER_CPUS
+"""What the least of Ray Data's actors need, or no prompt would ever reach a replica."""
 _APP_PREFIX = "rm-cluster"
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -121,14 +124,15 @@ def resolve(serving: ServingConfig, *, uses_gpu: bool) -> Resources:
     max_replicas = serving.max_replicas or max(1, places, serving.min_replicas)
     cpus = total.get("CPU", 0.0)
     num_cpus = serving.num_cpus or (1.0 if num_gpus else _share(cpus, max_replicas))
+    at_once = max(1, serving.min_replicas)
     for name, needed, there in (
-        ("CPUs", num_cpus * max(1, serving.min_replicas), cpus),
-        ("GPUs", num_gpus * serving.min_replicas, gpus),
+        ("CPUs", round(num_cpus * at_once + DATA_CPUS, 2), cpus),
+        ("GPUs", num_gpus * at_once, gpus),
     ):
         if needed > there:
             raise ConfigError(
-                f"serving: {max(1, serving.min_replicas)} replicas need {needed:g} {name}, but the "
-                f"cluster has {there:g}. Lower min_replicas, or what each of them reserves."
+                f"serving: {at_once} replicas and Ray Data need {needed:g} {name}, but the cluster "
+                f"has {there:g}. Lower min_replicas, or what each of them reserves."
             )
     per_node = math.ceil(max_replicas / nodes)
     num_threads = None if num_gpus else max(1, round(cpus / nodes / per_node))
@@ -136,8 +140,8 @@ def resolve(serving: ServingConfig, *, uses_gpu: bool) -> Resources:
 
 
 def _share(cpus: float, max_replicas: int) -> float:
-    """CPUs to reserve for each replica so that all of them fit beside Ray Data's own actors."""
-    return max(0.01, min(0.4, math.floor(100 * (cpus - 0.5) / max_replicas) / 100))
+    """CPUs to reserve for each replica so that all of them fit beside Ray Data's actors."""
+    return max(0.01, min(0.4, math.floor(100 * (cpus - DATA_CPUS) / max_replicas) / 100))
 
 
 @contextlib.contextmanager

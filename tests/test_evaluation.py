@@ -234,8 +234,8 @@ def test_a_model_that_cannot_load_is_a_config_error(tmp_path: Path, many: Path) 
     ("serving", "reason"),
     [
         ({"num_gpus": 1}, "cannot get more"),
-        ({"num_cpus": 64}, "1 replicas need 64 CPUs, but the cluster has 2"),
-        ({"num_cpus": 0.5, "min_replicas": 9}, "9 replicas need 4.5 CPUs"),
+        ({"num_cpus": 64}, "need 64.35 CPUs, but the cluster has 2"),
+        ({"num_cpus": 1, "min_replicas": 2}, "2 replicas and Ray Data need 2.35 CPUs"),
         ({"autoscaling": {"upscale_dealy_s": 1}}, "no 'upscale_dealy_s'"),
         ({"autoscaling": {"upscale_delay_s": -1}}, "upscale_delay_s"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -159,22 +160,24 @@ def test_killed_and_run_again_equals_uninterrupted(tmp_path: Path) -> None:
 @pytest.fixture
 def head() -> Iterator[dict[str, str]]:
     """A Ray head as `ray start --head` makes it, and the environment of its clients."""
-    ports = []
-    for _ in range(2):
-        with socket.socket() as probe:
+    with contextlib.ExitStack() as open_probes:
+        probes = [open_probes.enter_context(socket.socket()) for _ in range(4)]
+        for probe in probes:
             probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
+        port, dashboard, agent, client = (probe.getsockname()[1] for probe in probes)
     clients = environment(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=secrets.token_hex(32),
-        RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{ports[1]}",
-        RAY_ADDRESS=f"127.0.0.1:{ports[0]}",
+        RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{dashboard}",
+        RAY_ADDRESS=f"127.0.0.1:{port}",
     )
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     # in a folder of its own, so that no other driver takes it for the machine's cluster
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    options = f"start --head --block --num-cpus=2 --object-store-memory=500000000 --port={ports[0]}"
-    options += f" --dashboard-port={ports[1]} --disable-usage-stats --temp-dir={folder}"
+    options = f"start --head --block --num-cpus=2 --object-store-memory=500000000 --port={port}"
+    # the agent's port is a fixed one by default, which another cluster here may have taken
+    options += f" --dashboard-port={dashboard} --dashboard-agent-listen-port={agent}"
+    options += f" --ray-client-server-port={client} --disable-usage-stats --temp-dir={folder}"
     starting = {name: value for name, value in clients.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(
         [*ray, *options.split()],

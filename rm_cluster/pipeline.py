@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import RayServeException
 
 from rm_cluster.config import ScoringConfig
-from rm_cluster.errors import ScoringError
+from rm_cluster.errors import ConfigError, ScoringError
 from rm_cluster.scorers import AnyScorerConfig, build_scorer
 from rm_cluster.scorers.scorer import EncodedGroup, GroupRewards
 from rm_cluster.serving import DEPLOYMENT
@@ -154,9 +154,11 @@ class Score:
         for attempt in range(self._max_tries):
             try:
                 return await self._handle.score.remote(groups), attempt
-            except RayTaskError:
+            except RayTaskError as error:
+                if isinstance(error.cause, ConfigError):  # of a replica that could not load
+                    raise ScoringError(str(error.cause)) from None
                 raise
-            except (RayError, BackPressureError) as error:
+            except (RayError, RayServeException) as error:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 logger.warning("%s: sending a request again: %s", self._model, reason)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(MAX_WAIT_S, 0.5 * 2**attempt))

@@ -65,6 +65,7 @@ class Replica:
 
     async def score(self, groups: Sequence[Sequence[TokenIds]]) -> list[GroupRewards]:
         """Score whole prompt groups; a group that fails carries its error."""
+        await self.check()
         async with self._lock:
             # in a thread, so that health checks are answered meanwhile
             return await asyncio.to_thread(score_groups, self._scorer, groups)

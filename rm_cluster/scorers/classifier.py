@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from rm_cluster.scorers.pretrained import (
     length_limit,
     load_config,
     load_tokenizer,
+    require_safetensors,
 )
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
 from rm_cluster.scorers.template import Template
@@ -54,31 +56,37 @@ class Classifier:
             config.revision,
             trust_remote_code=config.trust_remote_code,
         )
+        require_safetensors(config.model)
         max_length = config.max_length or length_limit(hf, self._tokenizer)
         self._template = Template(
             self._tokenizer, config.template, max_length, truncation, config.name
         )
         dtype = hf.dtype if config.dtype == "auto" else config.dtype
-        self.contract: dict[str, Any] = {
+        self._dtype = str(dtype or "float32").removeprefix("torch.")
+        self._engine: ClassifierEngine | None = None
+
+    @cached_property
+    def contract(self) -> dict[str, Any]:
+        """What decides the rewards; made when asked for, because it reads all the weights."""
+        config = self.config
+        tokenizer = config.tokenizer
+        return {
             "type": "classifier",
             "fingerprint": fingerprint(config.model, config.revision),
-            "tokenizer": None
-            if config.tokenizer is None
-            else fingerprint(config.tokenizer, config.revision, weights=False),
+            "tokenizer": tokenizer and fingerprint(tokenizer, config.revision, weights=False),
             **self._template.contract,
             "padding_side": "right",
             "pooling": "last token by the mask; encoders pool themselves",
-            "dtype": str(dtype or "float32").removeprefix("torch."),
+            "dtype": self._dtype,
             "head_dtype": "float32",
             "engine": config.engine,
             "attn_implementation": config.attn_implementation,
         }
-        self._engine: ClassifierEngine | None = None
 
     @property
     def notice(self) -> str | None:
         """What the user should know of the contract before it runs."""
-        if self.config.template is None and self.contract["template"] == "plain":
+        if self.config.template is None and self._template.source == "plain":
             return (
                 f"{self.config.name}: the tokenizer has no chat template, so turns are written as "
                 "Human: ... Assistant: ...; set `template` to choose."
@@ -92,7 +100,7 @@ class Classifier:
         from rm_cluster.engines.torch_engine import ClassifierEngine
 
         if self._engine is None:
-            self._engine = ClassifierEngine(self.config, str(self.contract["dtype"]), num_threads)
+            self._engine = ClassifierEngine(self.config, self._dtype, num_threads)
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         self.load()

@@ -45,30 +45,37 @@ def length_limit(config: Any, tokenizer: Any) -> int | None:
     return min((int(limit) for limit in limits if limit and 0 < limit < _LARGE), default=None)
 
 
+def require_safetensors(name: str) -> None:
+    """Refuse a local folder whose weights are in another format.
+
+    Raises:
+        ConfigError: There are no safetensors weights.
+    """
+    if Path(name).is_dir() and not _files(name, _WEIGHTS):
+        raise ConfigError(
+            f"No safetensors weights in {name!r}; other formats can run code when loaded. "
+            "Save the model again with save_pretrained."
+        )
+
+
 def fingerprint(name: str, revision: str, *, weights: bool = True) -> str:
     """Identify a model by content: a hash of a local folder's files, the commit on the hub.
 
-    Raises:
-        ConfigError: A local folder without safetensors weights.
+    Reads all the weights, at the speed of the disk.
     """
-    folder = Path(name)
-    if not folder.is_dir():
+    if not Path(name).is_dir():
         return f"{name}@{_commit(name, revision)}"
-    files = sorted({file for pattern in _DESCRIPTION for file in folder.glob(pattern)})
-    if weights:
-        shards = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
-        if not shards:
-            raise ConfigError(
-                f"No safetensors weights in {name!r}; other formats can run code when loaded. "
-                "Save the model again with save_pretrained."
-            )
-        files += shards
+    files = _files(name, _DESCRIPTION + (_WEIGHTS if weights else ()))
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(_digest, files))
     listing = "\n".join(
         f"{file.name} {digest}" for file, digest in zip(files, digests, strict=True)
     )
     return hashlib.sha256(listing.encode()).hexdigest()[:32]
+
+
+def _files(folder: str, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({file for pattern in patterns for file in Path(folder).glob(pattern)})
 
 
 def _digest(file: Path) -> str:

@@ -46,10 +46,12 @@ class GroupRewards(NamedTuple):
 class Scorer(Protocol):
     """A reward model; see `Classifier` for one."""
 
-    contract: dict[str, Any]
-    """How a reward comes about, as plain JSON; recorded with the results."""
-
     uses_gpu: bool
+
+    @property
+    def contract(self) -> dict[str, Any]:
+        """How a reward comes about, as plain JSON; recorded with the results."""
+        ...
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
         """Render and tokenize; needs no weights."""

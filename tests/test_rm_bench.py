@@ -90,6 +90,13 @@ def test_the_files_name_says_the_domain(tmp_path: Path) -> None:
     assert (no_texts.line, no_object.line) == (3, 4)
 
 
+def test_the_authors_folder_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "chat_filtered.json").write_text(json.dumps([record(1)]))
+    (tmp_path / "total_dataset.json").write_text(json.dumps([record(1, domain="chat")]))
+    config = BenchmarkConfig.model_validate({"name": "rm-bench", "path": str(tmp_path)})
+    assert [row["id"] for row in read_rows(config)] == ["chat/1"]
+
+
 def test_a_row_without_domain_is_set_aside() -> None:
     with pytest.raises(DataFormatError, match="chat, code, math, safety"):
         parse(record(0), Place("mine.json", 1))

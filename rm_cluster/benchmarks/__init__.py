@@ -79,6 +79,8 @@ def _records(
     config: BenchmarkConfig, benchmark: Benchmark
 ) -> Iterator[tuple[Place, dict[str, object] | Unreadable]]:
     files = find_files(config.path) if config.path else []
+    if benchmark.choose is not None:
+        files = benchmark.choose(files)
     if files:
         return itertools.chain.from_iterable(map(read_records, files))
     hub = config.path or benchmark.hub

@@ -23,6 +23,7 @@ class Benchmark:
         split: Its split there.
         parse: Record and place -> row, or a `DataFormatError` that says what does not fit.
         official: Scored rows -> the authors' own metrics; accuracy needs none.
+        choose: Data files of a folder -> those to read, where a release holds rows twice.
         join: Records -> fewer records, for a source that spreads one prompt over several.
         cluster: id -> what is resampled as one; prompts that share a source belong together.
     """
@@ -32,5 +33,6 @@ class Benchmark:
     split: str
     parse: Callable[[Record, Place], Row]
     official: Callable[[Judged], Official] | None = None
+    choose: Callable[[list[str]], list[str]] | None = None
     join: Callable[[Records], Records] | None = None
     cluster: Callable[[str], str] | None = None

@@ -24,6 +24,11 @@ LEVELS = {"hard": _UPPER, "normal": np.eye(NUM_STYLES, dtype=bool), "easy": _UPP
 """Cells [chosen style, rejected style]: hard pits a plainer chosen against a fancier rejected."""
 
 
+def choose(files: list[str]) -> list[str]:
+    """The authors' folder holds every row twice: per domain, and in `total_dataset.json`."""
+    return [file for file in files if file.endswith("/total_dataset.json")] or files
+
+
 def parse(record: Record, place: Place) -> Row:
     """Read a row of `total_dataset.json`, or of a per-domain file, whose name says the domain."""
     tag = record.get("domain") or place.stem.removesuffix("_filtered")
@@ -71,5 +76,10 @@ def official(judged: Judged) -> Official:
 
 
 BENCHMARK = Benchmark(
-    name="rm-bench", hub="THU-KEG/RM-Bench", split="train", parse=parse, official=official
+    name="rm-bench",
+    hub="THU-KEG/RM-Bench",
+    split="train",
+    parse=parse,
+    official=official,
+    choose=choose,
 )

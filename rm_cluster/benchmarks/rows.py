@@ -36,7 +36,7 @@ def make_row(
     if not completions:
         raise DataFormatError("there is no completion")
     row = Row(
-        id=str(id),
+        id=text(str(id), "id"),
         benchmark="",
         domain=text(domain, "domain"),
         slices=sorted({text(name, "slices") for name in slices}),

@@ -66,16 +66,17 @@ class Scorer(Protocol):
         ...
 
 
-_ABOUT_THE_RUN = ("max_length", "truncation")
+_NOT_IDENTITY = ("template", "max_length", "truncation")
 
 
 def contract_id(contract: dict[str, Any]) -> str:
     """Return a short hash of what decides the reward of given token ids.
 
     What decides which tokens are kept (max_length, truncation) is left out, so that a run with
-    another limit measures again only the prompts that it concerns.
+    another limit measures again only the prompts that it concerns; so is where the template comes
+    from, which its hash stands for.
     """
-    identity = {key: value for key, value in contract.items() if key not in _ABOUT_THE_RUN}
+    identity = {key: value for key, value in contract.items() if key not in _NOT_IDENTITY}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 

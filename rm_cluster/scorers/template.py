@@ -73,13 +73,12 @@ class Template:
         rendered = [self._render(row) for row in rows]
         texts = [text for group in rendered if isinstance(group, list) for text in group]
         tokens = iter(self._tokenize(texts))
-        groups = []
-        for row, group in zip(rows, rendered, strict=True):
-            if isinstance(group, str):
-                groups.append(EncodedGroup.failed(group))
-            else:
-                groups.append(self._fit(row, [next(tokens) for _ in group]))
-        return groups
+        return [
+            self._fit(row, [next(tokens) for _ in group])
+            if isinstance(group, list)
+            else EncodedGroup.failed(group)
+            for row, group in zip(rows, rendered, strict=True)
+        ]
 
     def _render(self, row: Row) -> list[str] | str:
         """The K texts of a row, or why the template refuses it."""
@@ -88,7 +87,7 @@ class Template:
                 self._apply([*row["prompt"], {"role": "assistant", "content": completion}])
                 for completion in row["completions"]
             ]
-        except (jinja2.TemplateError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # a template may raise on purpose, or fail as any code does
             return f"the chat template refuses the conversation: {error}"[:500]
 
     def _apply(self, messages: Sequence[Any], **options: Any) -> str:
@@ -119,7 +118,10 @@ class Template:
         too_long = f"completion {longest} makes {num_tokens[longest]} tokens, max_length is"
         if self._truncation == "error":
             return EncodedGroup.failed(f"{too_long} {self._max_length}")
-        room = self._num_prompt_tokens(row)
+        try:
+            room = self._num_prompt_tokens(row)
+        except Exception as error:  # as above
+            return EncodedGroup.failed(f"the chat template refuses the prompt alone: {error}"[:500])
         if max(num_tokens) - self._max_length > room:
             return EncodedGroup.failed(
                 f"{too_long} {self._max_length}; more than the prompt's {room} would have to go"

@@ -234,7 +234,7 @@ def _override(data: Any, text: str) -> Any:
     """Return `data` with one `key.sub=value` applied; digits index lists."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip("."):
-        raise ConfigError(f"Cannot use {text!r}: write key.sub=value, such as scoring.seed=1.")
+        raise ConfigError(f"Cannot use {text!r}: write key.sub=value, such as seed=1.")
     try:
         leaf = yaml.safe_load(value)
     except yaml.YAMLError:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -252,8 +253,8 @@ def _delete_apps_of_dead_jobs() -> None:
     """Free what the apps of killed drivers hold: Serve keeps an app until somebody deletes it."""
     alive = {job["JobID"] for job in ray._private.state.jobs() if not job["IsDead"]}
     for app in serve.status().applications:
-        prefix, _, rest = app.rpartition(f"{_APP_PREFIX}-")
-        if not prefix and rest and rest.split("-")[0] not in alive:
+        job = re.match(rf"{_APP_PREFIX}-([0-9a-f]{{8}})-", app)
+        if job is not None and job.group(1) not in alive:
             logger.info("Deleting %s, whose driver is gone", app)
             serve.delete(app)
 

@@ -171,6 +171,8 @@ def test_a_group_that_fails_is_nan_and_the_others_are_not(tiny_llama: Path) -> N
     short, long = scorer.score([row("Hi"), row("Hi" * 50)])
     assert np.isfinite(short).all()
     assert np.isnan(long).all()
+    (alone,) = scorer.score([row("Hi" * 50)])
+    assert np.isnan(alone).all()
 
 
 def test_two_labels_are_refused(tmp_path: Path) -> None:

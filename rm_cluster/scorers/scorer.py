@@ -85,6 +85,8 @@ def score_groups(scorer: Scorer, groups: Sequence[Sequence[TokenIds]]) -> list[G
 
     A reward that is not a finite number is an error of its group.
     """
+    if not groups:
+        return []
     try:
         rewards = scorer.score_encoded(groups)
     except Exception as error:  # whatever a model's code may raise, it is the row's error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -76,6 +76,20 @@ class LengthConfig(_Config):
     revision: str = "main"
 
 
+class ImportedConfig(_Config):
+    """Scores that were computed elsewhere: nothing is run."""
+
+    type: Literal["imported"] = "imported"
+    path: str = Field(min_length=1)
+    """File, folder, zip or fsspec URL; in a folder, the files that bear `name`, if any do."""
+    name: str = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_path(cls, data: Any) -> Any:
+        return _with_default_name(data, "path")
+
+
 class CustomScorerConfig(_Config):
     """A scorer of the user's own: `type: package.module:Class`, built as `Class(**options)`."""
 
@@ -92,12 +106,13 @@ def _scorer_type(value: Any) -> str:
 RewardModelConfig = Annotated[
     Annotated[ClassifierConfig, Tag("classifier")]
     | Annotated[LengthConfig, Tag("length")]
+    | Annotated[ImportedConfig, Tag("imported")]
     | Annotated[CustomScorerConfig, Tag("custom")],
     Discriminator(_scorer_type),
 ]
 
-BenchmarkType = Literal["preferences", "rewardbench", "rewardbench2", "rm-bench"]
-BENCHMARK_TYPES: tuple[str, ...] = ("preferences", "rewardbench", "rewardbench2", "rm-bench")
+BenchmarkType = Literal["ppe", "preferences", "rewardbench", "rewardbench2", "rm-bench"]
+BENCHMARK_TYPES: tuple[str, ...] = get_args(BenchmarkType)
 
 
 class BenchmarkConfig(_Config):
@@ -174,6 +189,8 @@ class EvaluateConfig(_Config):
     """Prompts per benchmark; a limited run is stamped PARTIAL."""
     serving: ServingConfig = ServingConfig()
     scoring: ScoringConfig = ScoringConfig()
+    downstream: str | None = Field(default=None, min_length=1)
+    """Table of outcomes (reward_model, outcome, value) to correlate the metrics with."""
     output_dir: str = Field(default="results/evaluate", min_length=1)
     """Folder or fsspec URL that every node can reach."""
     seed: NonNegativeInt = 0
@@ -186,6 +203,24 @@ class EvaluateConfig(_Config):
         if twice:
             raise ValueError(f"names must differ, got {', '.join(map(repr, twice))} more than once")
         return items
+
+
+PUBLISHED = "published"
+"""Stands for the tables of the papers in the place of a path."""
+
+
+class CorrelateConfig(_Config):
+    """Which metrics to correlate with which outcomes."""
+
+    metrics: list[str] = Field(min_length=1)
+    """Tables of metrics or folders of results, put together; `published` are PPE's."""
+    downstream: str = Field(min_length=1)
+    """Table of outcomes (reward_model, outcome, value); `published` are Chatbot Arena scores."""
+    base_models: str | None = Field(default=None, min_length=1)
+    """Table of base models to choose among, if any; `published` are 40 with RewardBench scores."""
+    output_dir: str = Field(default="results/correlate", min_length=1)
+    """Folder or fsspec URL."""
+    seed: NonNegativeInt = 0
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -273,7 +308,7 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first of pydantic's complaints in one line, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    path = [part for part in first["loc"] if part not in ("classifier", "custom")]
+    path = [part for part in first["loc"] if part not in ("classifier", "custom", "imported")]
     if len(path) >= 3 and path[0] == "reward_models" and path[2] == "length":
         del path[2]
     where = ".".join(map(str, path)) or "the configuration"
@@ -283,7 +318,8 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), _all_keys(kind))}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message = (
-            f"{where} must have a type: classifier, length or package.module:Class, got {shown}."
+            f"{where} must have a type: classifier, length, imported or package.module:Class, "
+            f"got {shown}."
         )
     elif first["type"] == "missing":
         message = f"{where} is missing."
@@ -302,6 +338,7 @@ def _all_keys(kind: type[BaseModel]) -> list[str]:
         BenchmarkConfig,
         ClassifierConfig,
         LengthConfig,
+        ImportedConfig,
         CustomScorerConfig,
     )
     return sorted({field for model in models for field in model.model_fields})

@@ -7,7 +7,7 @@ beside it with their reasons.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -21,7 +21,9 @@ from rm_cluster.types import Row
 WINDOW_ROWS = 1024
 WINDOW_CHARACTERS = 32_000_000
 
-JUDGED_COLUMNS = ("id", "domain", "slices", "labels", "pairs", "content")
+JUDGED_COLUMNS = (
+    "id", "domain", "slices", "labels", "policies", "pairs", "num_completions", "content",
+)  # fmt: skip
 """What metrics need of a row: everything but its texts."""
 
 
@@ -34,10 +36,10 @@ class Snapshot(NamedTuple):
     num_rows: int
     num_rejected: int
 
-    def table(self) -> pa.Table:
+    def table(self, columns: Sequence[str] = JUDGED_COLUMNS) -> pa.Table:
         """The rows without their texts, in the order of the source."""
         folder = Folder(self.url)
-        return pa.concat_tables(folder.read_table(name, JUDGED_COLUMNS) for name in self.windows)
+        return pa.concat_tables(folder.read_table(name, columns) for name in self.windows)
 
 
 def take_snapshot(config: BenchmarkConfig, limit: int | None, output_dir: str) -> Snapshot:
@@ -60,7 +62,10 @@ def take_snapshot(config: BenchmarkConfig, limit: int | None, output_dir: str) -
             reason = reason or f"{rejected[0].file}:{rejected[0].line}: {rejected[0].reason}"
             num_rejected += len(rejected)
         if rows:
-            columns = [{**row, "content": content_hash(row)} for row in rows]
+            columns = [
+                {**row, "content": content_hash(row), "num_completions": len(row["completions"])}
+                for row in rows
+            ]
             windows.append(f"{number:06d}.parquet")
             folder.write_table(windows[-1], pa.Table.from_pylist(columns, schema=WINDOW_SCHEMA))
             num_rows += len(rows)

@@ -38,7 +38,7 @@ REWARD_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-WINDOW_SCHEMA = ROW_SCHEMA.append(pa.field("content", pa.string()))
+WINDOW_SCHEMA = pa.schema([*ROW_SCHEMA, ("content", pa.string()), ("num_completions", pa.int32())])
 
 Bools = npt.NDArray[np.bool_]
 

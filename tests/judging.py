@@ -14,7 +14,7 @@ from rm_cluster.types import ROW_SCHEMA, Row
 
 def rows_table(rows: Sequence[Row]) -> pa.Table:
     table = pa.Table.from_pylist(list(rows), schema=ROW_SCHEMA)
-    return table.select([name for name in JUDGED_COLUMNS if name != "content"])
+    return table.select([name for name in JUDGED_COLUMNS if name in table.column_names])
 
 
 def scores_table(rewards: Sequence[Sequence[float] | None]) -> pa.Table:
@@ -30,7 +30,7 @@ def scores_table(rewards: Sequence[Sequence[float] | None]) -> pa.Table:
 
 
 def judge(rows: Sequence[Row], rewards: Sequence[Sequence[float] | None]) -> Judged:
-    return Judged.of(rows_table(rows), scores_table(rewards)["values"])
+    return Judged.of(rows_table(rows), scores_table(rewards))
 
 
 def values(means: dict[tuple[str, str], Any]) -> dict[tuple[str, str], float]:

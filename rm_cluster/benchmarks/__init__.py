@@ -11,8 +11,8 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from rm_cluster.benchmarks import preferences, rewardbench, rewardbench2, rm_bench
-from rm_cluster.benchmarks.benchmark import Benchmark
+from rm_cluster.benchmarks import ppe, preferences, rewardbench, rewardbench2, rm_bench
+from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
 from rm_cluster.benchmarks.source import Place, Unreadable, find_files, read_hub, read_records
 from rm_cluster.config import BenchmarkConfig, parse_config
 from rm_cluster.errors import DataFormatError
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (preferences, rewardbench, rewardbench2, rm_bench)
+    for module in (ppe, preferences, rewardbench, rewardbench2, rm_bench)
 }
 
 
@@ -60,11 +60,11 @@ def read_rows(config: BenchmarkConfig) -> Iterator[Row | RejectedRow]:
             yield RejectedRow(config.name, place.file, place.line, str(error), held[:10_000])
             continue
         row["benchmark"] = config.name
-        row["id"] = _unique(row["id"], seen)
+        row["id"] = unique_id(row["id"], seen)
         yield row
 
 
-def _unique(id: str, seen: dict[str, int]) -> str:
+def unique_id(id: str, seen: dict[str, int]) -> str:
     """Return `id`, or `id#2`, `id#3` ... when it is taken; `seen` counts what was given out."""
     unique, count = id, seen.get(id, 0)
     while unique in seen:
@@ -83,9 +83,12 @@ def _records(
         files = benchmark.choose(files)
     if files:
         return itertools.chain.from_iterable(map(read_records, files))
-    hub = config.path or benchmark.hub
-    assert hub is not None, "BenchmarkConfig sees to a source"
-    return read_hub(hub, config.split or benchmark.split)
+    hub = benchmark.hub or (HubSplit("", "train"),)
+    if config.path:
+        hub = (HubSplit(config.path, hub[0].split),)
+    return itertools.chain.from_iterable(
+        read_hub(dataset, config.split or split) for dataset, split in hub
+    )
 
 
 def load_benchmark(
@@ -94,7 +97,7 @@ def load_benchmark(
     """Return the rows of a benchmark as a lazy `ray.data.Dataset` with `ROW_SCHEMA`'s columns.
 
     Args:
-        name: `rm-bench`, `rewardbench`, `rewardbench2`, or a path to preferences of your own.
+        name: `ppe`, `rm-bench`, `rewardbench`, `rewardbench2`, or a path to your own preferences.
         path: File, folder, fsspec URL or hub data set; the benchmark's own on the hub if None.
         limit: At most so many rows, from the beginning.
 

@@ -262,4 +262,4 @@ def _is_rated(record: Record | Unreadable) -> TypeGuard[Record]:
     return isinstance(record, dict) and wanted <= record.keys()
 
 
-BENCHMARK = Benchmark(name="preferences", hub=None, split="train", parse=parse, join=join_ratings)
+BENCHMARK = Benchmark(name="preferences", hub=(), parse=parse, join=join_ratings)

@@ -7,7 +7,7 @@ legacy "Prior Sets" are a data set of their own and no part of this score.
 
 from __future__ import annotations
 
-from rm_cluster.benchmarks.benchmark import Benchmark
+from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
 from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, text
 from rm_cluster.benchmarks.source import Place
 from rm_cluster.errors import DataFormatError
@@ -99,8 +99,7 @@ def official(judged: Judged) -> Official:
 
 BENCHMARK = Benchmark(
     name="rewardbench",
-    hub="allenai/reward-bench",
-    split="filtered",
+    hub=(HubSplit("allenai/reward-bench", "filtered"),),
     parse=parse,
     official=official,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rm_cluster.benchmarks.benchmark import Benchmark
+from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
 from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, text, texts
 from rm_cluster.benchmarks.source import Place
 from rm_cluster.errors import DataFormatError
@@ -111,8 +111,7 @@ def cluster(id: str) -> str:
 
 BENCHMARK = Benchmark(
     name="rewardbench2",
-    hub="allenai/reward-bench-2",
-    split="test",
+    hub=(HubSplit("allenai/reward-bench-2", "test"),),
     parse=parse,
     official=official,
     cluster=cluster,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rm_cluster.benchmarks.benchmark import Benchmark
+from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
 from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, texts
 from rm_cluster.benchmarks.source import Place
 from rm_cluster.errors import DataFormatError
@@ -77,8 +77,7 @@ def official(judged: Judged) -> Official:
 
 BENCHMARK = Benchmark(
     name="rm-bench",
-    hub="THU-KEG/RM-Bench",
-    split="train",
+    hub=(HubSplit("THU-KEG/RM-Bench", "train"),),
     parse=parse,
     official=official,
     choose=choose,

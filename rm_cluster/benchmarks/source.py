@@ -192,6 +192,8 @@ def _not_an_object(item: Any) -> Unreadable:
 
 
 def _bare(file: str) -> str:
+    if file.startswith("zip://"):  # zip://data/file.json::archive.zip
+        file = file.split("::")[0]
     for compression in _COMPRESSIONS:
         file = file.removesuffix(compression)
     return file

@@ -1,8 +1,26 @@
-"""Metrics on stored rewards: pure functions of tables; every number has an n and an interval."""
+"""Metrics on stored rewards: pure functions of arrays and tables."""
 
 from __future__ import annotations
 
+from rm_cluster.metrics.curves import best_of_k_curves
 from rm_cluster.metrics.pairwise import accuracy
-from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
+from rm_cluster.metrics.picks import best_of_k, curve_loss, oracle_best_of_k, roc_auc
+from rm_cluster.metrics.ranking import rank_policies
+from rm_cluster.metrics.strengths import bradley_terry, tally
+from rm_cluster.metrics.table import LOWER_IS_BETTER, BenchmarkRewards, compare, measure
 
-__all__ = ["BenchmarkRewards", "accuracy", "compare", "measure"]
+__all__ = [
+    "LOWER_IS_BETTER",
+    "BenchmarkRewards",
+    "accuracy",
+    "best_of_k",
+    "best_of_k_curves",
+    "bradley_terry",
+    "compare",
+    "curve_loss",
+    "measure",
+    "oracle_best_of_k",
+    "rank_policies",
+    "roc_auc",
+    "tally",
+]

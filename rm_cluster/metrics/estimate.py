@@ -3,14 +3,15 @@
 Every metric here is `sum_m weight_m * sum_p sums_mp / sum_p counts_mp`: an accuracy is one mean
 over comparisons, RM-Bench's overall score four means over prompts, RewardBench's sections weighted
 means of subsets. So one resampling of the prompts gives all metrics of all reward models at once,
-and the difference of two reward models on the same draws is a paired comparison.
+and the difference of two reward models on the same draws is a paired comparison. What is no such
+sum, as an ROC AUC or a rank correlation, is a `Joint` and computed anew on every draw.
 
 Shapes: P prompts, C clusters (prompts resampled as one), M means, S bootstrap draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from rm_cluster.metrics.judged import Bools, Floats, Ints
 
 NUM_DRAWS = 1000
+NUM_COSTLY_DRAWS = 400
+"""For metrics that compute something of their own on every draw."""
 CONFIDENCE = 0.95
 _CHUNK_ELEMENTS = 20_000_000
 
@@ -41,6 +44,22 @@ class Mean(NamedTuple):
 
 Official = dict[tuple[str, str], list[Mean]]
 """Metrics by (domain, metric), as weighted sums of means."""
+
+
+class Joint(NamedTuple):
+    """Q metrics that come out of one computation on the drawn prompts.
+
+    Attributes:
+        keys: [Q] (domain, metric).
+        values: [Q] on the prompts as they are.
+        redrawn: [s, P] how often each prompt was drawn -> [s, Q].
+        n: What goes into them: battles, or prompts.
+    """
+
+    keys: Sequence[tuple[str, str]]
+    values: Floats
+    redrawn: Callable[[Floats], Floats]
+    n: Sequence[int]
 
 
 class Resampling(NamedTuple):
@@ -139,4 +158,29 @@ def estimate(
             draws=draws[:, columns].sum(axis=1) if contributing > 1 else np.empty(0),
             n=int(np.max([mean.counts for mean in terms], axis=0).sum()),
         )
+    return found
+
+
+def estimate_joint(
+    joints: Iterable[Joint], position: Ints, resampling: Resampling, seed: int
+) -> dict[tuple[str, str], Estimate]:
+    """Estimate metrics that are no sums of means, on the first draws that `estimate` makes.
+
+    Resampling adds noise of its own, which pulls such metrics to one side (correlations towards
+    zero), so their draws are moved to have the value as their mean: they tell the spread.
+    """
+    joints = list(joints)
+    if not joints:
+        return {}
+    drawn = np.concatenate(list(resampling.draws(seed, NUM_COSTLY_DRAWS)))
+    on_prompts = drawn[:, resampling.cluster[position]]
+    found = {}
+    for joint in joints:
+        redrawn = joint.redrawn(on_prompts)
+        for column, (key, value) in enumerate(zip(joint.keys, joint.values, strict=True)):
+            draws = redrawn[:, column]
+            known = draws[~np.isnan(draws)]
+            usable = len(known) > 1 and joint.n[column] > 1 and not np.isnan(value)
+            moved = known - known.mean() + value if usable else np.empty(0)
+            found[key] = Estimate(float(value), moved, joint.n[column])
     return found

@@ -1,6 +1,7 @@
 """The rows of one benchmark that one reward model scored, in flat arrays.
 
 Shapes: P scored prompts, K completions of a prompt (may differ), R all comparisons of all prompts.
+A judge that only compares pairs has margins and no rewards: its rewards are nan.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ class Judged:
         id: [P] row ids.
         domain: [P] reporting groups.
         rows: The P rows as a table (`slices`, `labels`, `pairs` and more).
-        flat: All rewards, one prompt after the other.
+        flat: All rewards, one prompt after the other; nan for a completion without one.
         num_completions: [P] how many of them belong to each prompt.
+        stated: All margins, one comparison after the other, where the judge gave them itself; nan
+            where they follow from rewards.
     """
 
     position: Ints
@@ -37,13 +40,18 @@ class Judged:
     rows: pa.Table
     flat: Floats
     num_completions: Ints
+    stated: Floats | None = None
 
     @classmethod
-    def of(cls, rows: pa.Table, values: pa.ChunkedArray, keep: Bools | None = None) -> Judged:
-        """Take the rows whose `values` (list of floats) are not null, and that `keep` holds."""
-        scored = values.is_valid().to_numpy()
+    def of(cls, rows: pa.Table, scores: pa.Table, keep: Bools | None = None) -> Judged:
+        """Take the rows whose `values` (list of floats) are not null, and that `keep` holds.
+
+        `scores` may have a column `margins`, a float per comparison, for judges of pairs.
+        """
+        scored = scores["values"].is_valid().to_numpy()
         position = np.flatnonzero(scored if keep is None else scored & keep)
-        rows, values = rows.take(position), values.take(position).combine_chunks()
+        rows, scores = rows.take(position), scores.take(position)
+        values = scores["values"].combine_chunks()
         return cls(
             position=position,
             id=strings(rows["id"]),
@@ -51,6 +59,7 @@ class Judged:
             rows=rows,
             flat=values.flatten().to_numpy(zero_copy_only=False).astype(np.float64),
             num_completions=_lengths(values),
+            stated=_stated(rows, scores) if "margins" in scores.column_names else None,
         )
 
     def __len__(self) -> int:
@@ -72,19 +81,41 @@ class Judged:
         return slices(self.rows)
 
     @cached_property
-    def pairs(self) -> PairTable:
-        """The comparisons with a preferred side; gold ties decide nothing and are left out."""
+    def comparisons(self) -> PairTable:
+        """All comparisons, those that are ties in the gold data included."""
         lists = self.rows["pairs"].combine_chunks()
         flat = lists.flatten()
         row = np.repeat(np.arange(len(self)), _lengths(lists))
         chosen, rejected, tie = (flat.field(name).to_numpy(zero_copy_only=False) for name in _PAIR)
-        decided = ~tie.astype(bool)
-        row = row[decided]
         first = (np.cumsum(self.num_completions) - self.num_completions)[row]
-        return PairTable(
-            row=row,
-            margin=self.flat[first + chosen[decided]] - self.flat[first + rejected[decided]],
-        )
+        margin = self.flat[first + chosen] - self.flat[first + rejected]
+        if self.stated is not None:
+            margin = np.where(np.isnan(self.stated), margin, self.stated)
+        return PairTable(row, margin, chosen, rejected, tie.astype(bool))
+
+    @cached_property
+    def pairs(self) -> PairTable:
+        """The comparisons with a preferred side that were judged.
+
+        Gold ties decide nothing and are left out, as are those with a failed completion.
+        """
+        return self.comparisons.only(~self.comparisons.tie & ~np.isnan(self.comparisons.margin))
+
+    @cached_property
+    def rated(self) -> Bools:
+        """[P] whether any completion has a reward; not so where only pairs were compared."""
+        row = np.repeat(np.arange(len(self)), self.num_completions)
+        rated: Bools = np.bincount(row, ~np.isnan(self.flat), len(self)) > 0
+        return rated
+
+    @cached_property
+    def incomplete(self) -> Bools:
+        """[P] whether a comparison, or a reward of a rated prompt, is missing."""
+        row = np.repeat(np.arange(len(self)), self.num_completions)
+        lost = (np.bincount(row, np.isnan(self.flat), len(self)) > 0) & self.rated
+        compared = self.comparisons
+        lost |= np.bincount(compared.row, np.isnan(compared.margin), len(self)) > 0
+        return lost
 
     def _column(self, name: str) -> list[list[float] | None]:
         column: list[list[float] | None] = self.rows[name].to_pylist()
@@ -93,10 +124,31 @@ class Judged:
 
 @dataclass(frozen=True)
 class PairTable:
-    """Comparisons: [R] the prompt each belongs to, and reward(chosen) - reward(rejected)."""
+    """R comparisons.
+
+    Attributes:
+        row: [R] the prompt each belongs to.
+        margin: [R] reward(chosen) - reward(rejected).
+        chosen: [R] position of the completion among those of the prompt.
+        rejected: [R] the same of the other.
+        tie: [R] whether neither is preferred in the gold data.
+    """
 
     row: Ints
     margin: Floats
+    chosen: Ints
+    rejected: Ints
+    tie: Bools
+
+    def only(self, members: Bools) -> PairTable:
+        """Those of `members` ([R])."""
+        return PairTable(
+            row=self.row[members],
+            margin=self.margin[members],
+            chosen=self.chosen[members],
+            rejected=self.rejected[members],
+            tie=self.tie[members],
+        )
 
     @property
     def correct(self) -> Floats:
@@ -124,6 +176,16 @@ def slices(rows: pa.Table) -> dict[str, Bools]:
 def strings(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.str_]:
     """A column of strings as a numpy array."""
     return np.asarray(column.to_pylist(), dtype=np.str_)
+
+
+def _stated(rows: pa.Table, scores: pa.Table) -> Floats:
+    """[R] margins that a judge gave, nan in the rows where it gave none."""
+    counts = _lengths(rows["pairs"].combine_chunks())
+    margins = scores["margins"].combine_chunks()
+    given = np.repeat(margins.is_valid().to_numpy(zero_copy_only=False), counts)
+    stated = np.full(int(counts.sum()), np.nan)
+    stated[given] = margins.flatten().to_numpy(zero_copy_only=False)
+    return stated
 
 
 _PAIR = ("chosen", "rejected", "tie")

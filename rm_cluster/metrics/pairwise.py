@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
@@ -24,19 +26,24 @@ def groups(rows: pa.Table) -> dict[str, Bools]:
     return members
 
 
-def accuracy(judged: Judged) -> Official:
+def accuracy(judged: Judged, members: Mapping[str, Bools] | None = None) -> Official:
     """Share of comparisons won by the chosen completion, per group; equal rewards count 0.5.
 
     Every comparison weighs the same, so a prompt with nine pairs weighs nine times one with one.
-    Comparisons that are ties in the gold data have no winner and are left out.
+    Comparisons that are ties in the gold data have no winner and are left out, as are those of a
+    completion that failed.
+
+    Args:
+        judged: Scored prompts.
+        members: [P] membership by group; `groups` of the rows if None.
     """
     pairs = judged.pairs
     correct = np.bincount(pairs.row, pairs.correct, len(judged)).astype(np.float64)
     count = np.bincount(pairs.row, minlength=len(judged)).astype(np.float64)
     return {
-        (name, "accuracy"): [Mean(_only(correct, members), _only(count, members))]
-        for name, members in groups(judged.rows).items()
-        if count[members].any()
+        (name, "accuracy"): [Mean(_only(correct, inside), _only(count, inside))]
+        for name, inside in (groups(judged.rows) if members is None else members).items()
+        if count[inside].any()
     }
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from rm_cluster.metrics.estimate import Estimate, Official, Resampling, estimate
-from rm_cluster.metrics.judged import Bools, Judged, strings
+from rm_cluster.metrics.estimate import (
+    Estimate,
+    Joint,
+    Official,
+    Resampling,
+    estimate,
+    estimate_joint,
+)
+from rm_cluster.metrics.judged import Bools, Judged
 from rm_cluster.metrics.pairwise import OVERALL, accuracy, groups, num_tied
 
 METRIC_COLUMNS = (
@@ -24,6 +31,12 @@ COMPARISON_COLUMNS = (
 )  # fmt: skip
 
 
+LOWER_IS_BETTER = frozenset({"brier", "loss"})
+"""Metrics that are errors; every other one is better when it is higher."""
+
+JointMetrics = Callable[[Judged, Mapping[str, Bools], int], Sequence[Joint]]
+
+
 class BenchmarkRewards(NamedTuple):
     """One benchmark with the rewards of all reward models.
 
@@ -34,6 +47,9 @@ class BenchmarkRewards(NamedTuple):
             failed) and `truncated`.
         official: The benchmark's own metrics, if it has any.
         cluster: id -> what is resampled as one; the prompt itself if None.
+        joint: Its own metrics that are no sums of means, given the groups and a seed.
+        groups: Rows -> membership of every reporting group.
+        headlines: The groups that tell most, best known first.
     """
 
     name: str
@@ -41,27 +57,44 @@ class BenchmarkRewards(NamedTuple):
     scores: Mapping[str, pa.Table]
     official: Callable[[Judged], Official] | None = None
     cluster: Callable[[str], str] | None = None
+    joint: JointMetrics | None = None
+    groups: Callable[[pa.Table], dict[str, Bools]] = groups
+    headlines: tuple[str, ...] = (OVERALL,)
 
-    def estimates(
-        self, reward_model: str, seed: int, keep: Bools | None = None
-    ) -> tuple[Judged, dict[tuple[str, str], Estimate]]:
-        """All metrics of one reward model, on the prompts that it scored and that `keep` ([P])."""
-        judged = Judged.of(self.rows, self.scores[reward_model]["values"], keep)
-        if not len(judged):
-            return judged, {}
-        metrics = accuracy(judged) | (self.official(judged) if self.official else {})
+    def judged(self, reward_model: str, keep: Bools | None = None) -> Judged:
+        """The prompts that a reward model scored, and that `keep` ([P]) holds."""
+        return Judged.of(self.rows, self.scores[reward_model], keep)
+
+    @property
+    def resampling(self) -> Resampling:
+        """How the prompts are drawn: clusters within domains."""
         ids = self.rows["id"].to_pylist()
         clusters = list(map(self.cluster, ids)) if self.cluster else ids
-        resampling = Resampling.of(clusters, self.rows["domain"].to_pylist())
-        return judged, estimate(metrics, judged.position, resampling, seed)
+        return Resampling.of(clusters, self.rows["domain"].to_pylist())
+
+    def means(self, judged: Judged, seed: int) -> dict[tuple[str, str], Estimate]:
+        """Accuracy and the official metrics, as far as they are sums of means."""
+        if not len(judged):
+            return {}
+        metrics = accuracy(judged, self.groups(judged.rows))
+        metrics |= self.official(judged) if self.official else {}
+        return estimate(metrics, judged.position, self.resampling, seed)
+
+    def joints(self, judged: Judged, seed: int) -> dict[tuple[str, str], Estimate]:
+        """The other official metrics."""
+        if not len(judged) or self.joint is None:
+            return {}
+        found = self.joint(judged, self.groups(judged.rows), seed)
+        return estimate_joint(found, judged.position, self.resampling, seed)
 
 
 def measure(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> pd.DataFrame:
     """Return the metrics of all reward models on all benchmarks (`METRIC_COLUMNS`).
 
-    `n` counts comparisons for `accuracy` and prompts for official metrics, `n_failed` and
-    `n_truncated` prompts of the group, `n_tied` comparisons of the group with equal rewards. Where
-    every prompt of a group failed, the value is nan and n is 0.
+    `n` counts comparisons for `accuracy` (and for rankings of policies) and prompts for other
+    official metrics, `n_failed` prompts of the group with a failure, `n_truncated` its prompts,
+    `n_tied` its comparisons with equal rewards. Where every prompt of a group failed, the value is
+    nan and n is 0.
     """
     records = [
         record
@@ -85,15 +118,16 @@ def compare(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> pd.DataFra
 def _metric_records(
     benchmark: BenchmarkRewards, reward_model: str, seed: int
 ) -> Iterable[dict[str, Any]]:
-    judged, found = benchmark.estimates(reward_model, seed)
-    scores, members = benchmark.scores[reward_model], groups(benchmark.rows)
-    failed = scores["values"].is_null().to_numpy()
+    judged = benchmark.judged(reward_model)
+    found = benchmark.means(judged, seed) | benchmark.joints(judged, seed)
+    scores, members = benchmark.scores[reward_model], benchmark.groups(benchmark.rows)
+    failed = scores["values"].is_null().to_numpy().copy()
+    failed[judged.position] |= judged.incomplete
     truncated = np.array(
         [any(flags or ()) for flags in scores["truncated"].to_pylist()], dtype=bool
     )
     tied = np.zeros(len(benchmark.rows))
-    if len(judged):
-        tied[judged.position] = num_tied(judged)
+    tied[judged.position] = num_tied(judged)
     compared = np.array([bool(pairs) for pairs in benchmark.rows["pairs"].to_pylist()], dtype=bool)
     nothing = Estimate(float("nan"), np.empty(0), 0)
     lost = [
@@ -120,7 +154,7 @@ def _metric_records(
 
 
 def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, Any]]:
-    domains = {OVERALL, *strings(benchmark.rows["domain"]).tolist()}
+    domains = {*benchmark.headlines, *benchmark.rows["domain"].to_pylist()}
     valid = {
         name: table["values"].is_valid().to_numpy() for name, table in benchmark.scores.items()
     }
@@ -129,7 +163,7 @@ def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, A
     def on_shared(name: str, shared: Bools) -> dict[tuple[str, str], Estimate]:
         key = (name, shared.tobytes())
         if key not in known:
-            known[key] = benchmark.estimates(name, seed, shared)[1]
+            known[key] = benchmark.means(benchmark.judged(name, shared), seed)
         return known[key]
 
     for first, other in itertools.combinations(benchmark.scores, 2):

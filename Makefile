@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format clean browser
 
 # The whole environment: a virtual one, with every version as pinned in constraints.txt.
 .venv/installed: pyproject.toml constraints.txt
@@ -17,8 +17,16 @@ check: .venv/installed  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: check  ## everything that works offline on two cores
+test: check browser  ## everything that works offline on two cores
 	$(BIN)/pytest
+
+# The report is tested in a real browser, which Debian and Ubuntu have; without one, and without the
+# right to install it, those tests are skipped and say so.
+browser:
+	@command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && { apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq chromium chromium-driver >/dev/null 2>&1; }; } \
+	  || echo "No chromedriver: the browser tests will be skipped."
 
 format: .venv/installed
 	$(BIN)/ruff format .

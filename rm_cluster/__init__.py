@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rm_cluster import metrics
+    from rm_cluster import downstream, metrics
     from rm_cluster.benchmarks import load_benchmark
-    from rm_cluster.config import EvaluateConfig
+    from rm_cluster.config import CorrelateConfig, EvaluateConfig
+    from rm_cluster.downstream import correlate
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
     from rm_cluster.result import EvalResult, load_result
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Classifier",
+    "CorrelateConfig",
     "EvalResult",
     "EvaluateConfig",
     "Length",
     "RMClusterError",
+    "correlate",
+    "downstream",
     "evaluate",
     "load_benchmark",
     "load_result",
@@ -31,10 +35,12 @@ __all__ = [
 
 _HOMES = {
     "Classifier": "scorers",
+    "CorrelateConfig": "config",
     "EvalResult": "result",
     "EvaluateConfig": "config",
     "Length": "scorers",
     "RMClusterError": "errors",
+    "correlate": "downstream",
     "evaluate": "evaluation",
     "load_benchmark": "benchmarks",
     "load_result": "result",
@@ -42,8 +48,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "metrics":
-        return importlib.import_module("rm_cluster.metrics")
+    if name in ("downstream", "metrics"):
+        return importlib.import_module(f"rm_cluster.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'rm_cluster' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"rm_cluster.{_HOMES[name]}"), name)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,29 +17,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rm_cluster.benchmarks import BENCHMARKS
 from rm_cluster.benchmarks.source import find_files
-from rm_cluster.config import EvaluateConfig, parse_config
+from rm_cluster.config import EvaluateConfig, ImportedConfig, parse_config
+from rm_cluster.downstream import correlate, read_outcomes
 from rm_cluster.errors import ConfigError, RMClusterError, ScoringError
+from rm_cluster.imported import Scores, find_score_files, import_scores
+from rm_cluster.metrics.curves import best_of_k_curves
 from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
+from rm_cluster.record import record
 from rm_cluster.result import EvalResult
 from rm_cluster.scorers import Classifier, build_scorer
-from rm_cluster.scorers.scorer import Scorer, contract_id
-from rm_cluster.scoring import Measured, score, stored_rewards
+from rm_cluster.scoring import score, stored_rewards
 from rm_cluster.serving import connect
 from rm_cluster.snapshot import Snapshot, rejected_rows, take_snapshot
 from rm_cluster.store import Folder, StoredRewards
 
 logger = logging.getLogger(__name__)
-
-_PACKAGES = (
-    "rm-cluster",
-    "ray",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "pyarrow",
-    "pandas",
-)
 
 
 def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalResult:
@@ -61,10 +51,15 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     """
     run = _absolute(parse_config(EvaluateConfig, config))
     started = time.monotonic()
-    scorers = {model.name: build_scorer(model, run.scoring) for model in run.reward_models}
+    imported = [model for model in run.reward_models if isinstance(model, ImportedConfig)]
+    models = [model for model in run.reward_models if not isinstance(model, ImportedConfig)]
+    scorers = {model.name: build_scorer(model, run.scoring) for model in models}
+    outcomes = read_outcomes(run.downstream) if run.downstream else None
     for benchmark in run.benchmarks:
         if benchmark.path is not None:
             find_files(benchmark.path)  # a wrong path is told before anything starts
+    for model in imported:
+        find_score_files(model)
     for scorer in scorers.values():
         if isinstance(scorer, Classifier) and scorer.notice:
             logger.warning(scorer.notice)
@@ -72,17 +67,26 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     with connect():
         snapshots = _snapshots(run)
         measured = {
-            model.name: score(model, scorers[model.name], snapshots, run)
-            for model in run.reward_models
+            model.name: score(model, scorers[model.name], snapshots, run) for model in models
         }
+    read = {model.name: [_import(model, snapshot) for snapshot in snapshots] for model in imported}
     stored = {name: stored_rewards(run, scorer) for name, scorer in scorers.items()}
-    benchmarks = [_benchmark_rewards(snapshot, stored) for snapshot in snapshots]
+    benchmarks = [
+        _benchmark_rewards(
+            run, snapshot, stored, {name: scores[i].table for name, scores in read.items()}
+        )
+        for i, snapshot in enumerate(snapshots)
+    ]
+    metrics = measure(benchmarks, run.seed)
     result = EvalResult(
-        metrics=measure(benchmarks, run.seed),
+        metrics=metrics,
         rewards=_rewards_frame(benchmarks),
         comparisons=compare(benchmarks, run.seed),
+        best_of_k=best_of_k_curves(benchmarks, run.seed),
+        outcomes=outcomes,
+        correlations=None if outcomes is None else correlate(metrics, outcomes, run.seed),
         config=run,
-        run=_record(run, benchmarks, snapshots, scorers, measured, time.monotonic() - started),
+        run=record(run, snapshots, benchmarks, scorers, measured, read, started),
     )
     Folder(run.output_dir).write_text(
         "rejected_rows.jsonl", rejected_rows(run.output_dir, snapshots)
@@ -129,13 +133,43 @@ def _snapshots(run: EvaluateConfig) -> list[Snapshot]:
     return snapshots
 
 
-def _benchmark_rewards(snapshot: Snapshot, stored: Mapping[str, StoredRewards]) -> BenchmarkRewards:
-    """Bring the stored rewards of every reward model in line with the benchmark's rows."""
+def _import(model: ImportedConfig, snapshot: Snapshot) -> Scores:
+    rows = snapshot.table(("id", "num_completions", "pairs", "metadata"))
+    scores = import_scores(model, snapshot.benchmark, rows)
+    logger.info(
+        "%s: %d scores read for %s, %d of no row there",
+        model.name,
+        scores.num_records,
+        snapshot.benchmark.name,
+        scores.num_unmatched,
+    )
+    return scores
+
+
+def _benchmark_rewards(
+    run: EvaluateConfig,
+    snapshot: Snapshot,
+    stored: Mapping[str, StoredRewards],
+    imported: Mapping[str, pa.Table],
+) -> BenchmarkRewards:
+    """Bring the scores of every reward model in line with the benchmark's rows."""
     rows = snapshot.table()
-    scores = {name: rewards.lookup(rows["content"]) for name, rewards in stored.items()}
+    scores = {
+        model.name: imported[model.name]
+        if model.name in imported
+        else stored[model.name].lookup(rows["content"])
+        for model in run.reward_models
+    }
     benchmark = BENCHMARKS[snapshot.benchmark.type]
     return BenchmarkRewards(
-        snapshot.benchmark.name, rows, scores, benchmark.official, benchmark.cluster
+        name=snapshot.benchmark.name,
+        rows=rows,
+        scores=scores,
+        official=benchmark.official,
+        cluster=benchmark.cluster,
+        joint=benchmark.joint,
+        groups=benchmark.groups,
+        headlines=benchmark.headlines,
     )
 
 
@@ -153,69 +187,14 @@ def _rewards_frame(benchmarks: Sequence[BenchmarkRewards]) -> pd.DataFrame:
                         column: scores[column]
                         for column in ("values", "num_tokens", "truncated", "error")
                     },
+                    "margins": scores["margins"]
+                    if "margins" in scores.column_names
+                    else pa.nulls(len(scores), pa.list_(pa.float64())),
                 }
             )
             frames.append(table.to_pandas())
     rewards: pd.DataFrame = pd.concat(frames, ignore_index=True)
     return rewards
-
-
-def _record(
-    run: EvaluateConfig,
-    benchmarks: Sequence[BenchmarkRewards],
-    snapshots: Sequence[Snapshot],
-    scorers: Mapping[str, Scorer],
-    measured: Mapping[str, Measured],
-    seconds: float,
-) -> dict[str, Any]:
-    """What `run.json` says: what ran, what was counted, how long it took."""
-    return {
-        "partial": run.limit is not None,
-        "seconds": round(seconds, 3),
-        "seed": run.seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        },
-        "benchmarks": {
-            snapshot.benchmark.name: {
-                "n": snapshot.num_rows,
-                "n_rejected_rows": snapshot.num_rejected,
-                **_pair_counts(benchmark),
-            }
-            for snapshot, benchmark in zip(snapshots, benchmarks, strict=True)
-        },
-        "reward_models": {
-            name: {
-                **_prompt_counts([benchmark.scores[name] for benchmark in benchmarks]),
-                "n_from_store": measured[name].num_stored,
-                "n_scored": measured[name].num_scored,
-                "n_requests": measured[name].num_requests,
-                "n_retries": measured[name].num_retries,
-                "seconds": round(measured[name].seconds, 3),
-                "resources": resources._asdict()
-                if (resources := measured[name].resources)
-                else None,
-                "contract_id": contract_id(scorer.contract),
-                "contract": scorer.contract,
-            }
-            for name, scorer in scorers.items()
-        },
-    }
-
-
-def _pair_counts(benchmark: BenchmarkRewards) -> dict[str, int]:
-    ties = [pair["tie"] for pairs in benchmark.rows["pairs"].to_pylist() for pair in pairs]
-    return {"n_pairs": len(ties), "n_gold_ties": sum(ties)}
-
-
-def _prompt_counts(scores: Sequence[pa.Table]) -> dict[str, int]:
-    truncated = [any(flags or ()) for table in scores for flags in table["truncated"].to_pylist()]
-    return {
-        "n": sum(map(len, scores)),
-        "n_failed": sum(table["values"].null_count for table in scores),
-        "n_truncated": sum(truncated),
-    }
 
 
 def _fail_on_too_many_errors(run: EvaluateConfig, result: EvalResult) -> None:
@@ -243,7 +222,7 @@ def _absolute(run: EvaluateConfig) -> EvaluateConfig:
         model.model_copy(
             update={
                 field: there(getattr(model, field))
-                for field in ("model", "tokenizer", "template")
+                for field in ("model", "tokenizer", "template", "path")
                 if field in type(model).model_fields
             }
         )
@@ -253,5 +232,10 @@ def _absolute(run: EvaluateConfig) -> EvaluateConfig:
     remote = "://" in run.output_dir
     output_dir = run.output_dir if remote else os.path.abspath(run.output_dir)
     return run.model_copy(
-        update={"reward_models": models, "benchmarks": benchmarks, "output_dir": output_dir}
+        update={
+            "reward_models": models,
+            "benchmarks": benchmarks,
+            "downstream": there(run.downstream),
+            "output_dir": output_dir,
+        }
     )

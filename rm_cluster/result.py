@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
+from rm_cluster.benchmarks import BENCHMARKS
 from rm_cluster.config import EvaluateConfig, parse_config
 from rm_cluster.errors import DataFormatError
-from rm_cluster.metrics.pairwise import OVERALL
 from rm_cluster.store import Folder
 
 
@@ -27,6 +27,10 @@ class EvalResult:
         rewards: One row per (reward_model, prompt): benchmark, id, domain, slices, values,
             num_tokens, truncated, error.
         comparisons: Paired differences of each two reward models.
+        best_of_k: Best-of-K curves where there are gold labels: reward_model, benchmark, domain, k,
+            value, ci_low, ci_high, oracle, n.
+        outcomes: What the metrics were correlated with, or None: reward_model, outcome, value.
+        correlations: Of each metric and domain with each outcome (`rmc.correlate`), or None.
         config: What was asked for.
         run: Versions, contracts, counts and seconds.
     """
@@ -34,37 +38,33 @@ class EvalResult:
     metrics: pd.DataFrame
     rewards: pd.DataFrame
     comparisons: pd.DataFrame
+    best_of_k: pd.DataFrame
+    outcomes: pd.DataFrame | None
+    correlations: pd.DataFrame | None
     config: EvaluateConfig
     run: dict[str, Any]
 
     def leaderboard(self) -> pd.DataFrame:
         """Reward models by their overall value on each benchmark, best first.
 
-        The value is the benchmark's official `score` where it has one, else `accuracy`.
+        The value is the benchmark's official `score` where it has one, else `accuracy`. A benchmark
+        of two kinds, as PPE, has a board for each (`domain`).
         """
-        overall = self.metrics[self.metrics["domain"] == OVERALL]
-        main = [
-            table[table["metric"] == ("score" if "score" in set(table["metric"]) else "accuracy")]
-            for _, table in overall.groupby("benchmark", sort=False)
+        boards = [
+            _ranked(self.metrics.query("benchmark == @benchmark.name and domain == @domain"))
+            for benchmark in self.config.benchmarks
+            for domain in BENCHMARKS[benchmark.type].headlines
         ]
-        if not main:
-            return overall.assign(rank=pd.Series(dtype=int))
-        best_first = pd.concat(main).sort_values("value", ascending=False, kind="stable")
-        ranks = best_first.groupby("benchmark")["value"].rank(ascending=False, method="min")
-        ranked = best_first.assign(rank=ranks.astype("Int64"))
-        order = {name: i for i, name in enumerate(overall["benchmark"].unique())}
-        ranked = ranked.sort_values("benchmark", key=lambda names: names.map(order), kind="stable")
-        return ranked[["benchmark", "rank", *ranked.columns.drop(["benchmark", "rank", "domain"])]]
+        filled = [board for board in boards if len(board)]
+        return pd.concat(filled, ignore_index=True) if filled else boards[0]
 
     def save(self, dir: str) -> None:
-        """Write the tables, the resolved config, the run's record and the report."""
-        from rm_cluster.report.page import render
+        """Write the tables, the resolved config, the run's record, the report and its figures."""
+        from rm_cluster.report.evaluation import write_report
 
         folder = Folder(dir)
-        tables = {
-            "metrics": self.metrics,
-            "comparisons": self.comparisons,
-            "leaderboard": self.leaderboard(),
+        tables = {"leaderboard": self.leaderboard()} | {
+            name: table for name in _TABLES if (table := getattr(self, name)) is not None
         }
         for name, table in tables.items():
             folder.write_text(f"{name}.csv", table.to_csv(index=False))
@@ -72,9 +72,22 @@ class EvalResult:
         rewards = pa.Table.from_pandas(self.rewards, preserve_index=False)
         folder.write_table("rewards.parquet", rewards)
         folder.write_text("config.yaml", self.config.to_yaml())
-        folder.write_text("report.html", render(self))
+        write_report(self, folder)
         # last: a folder with a run.json holds a whole result
         folder.write_text("run.json", json.dumps(self.run, indent=2) + "\n")
+
+
+_TABLES = ("metrics", "comparisons", "best_of_k", "outcomes", "correlations")
+_OPTIONAL = ("outcomes", "correlations")
+
+
+def _ranked(table: pd.DataFrame) -> pd.DataFrame:
+    """One headline of one benchmark, with a rank, best first."""
+    main = "score" if "score" in set(table["metric"]) else "accuracy"
+    board = table[table["metric"] == main].sort_values("value", ascending=False, kind="stable")
+    ranks = board["value"].rank(ascending=False, method="min").astype("Int64")
+    columns = ["benchmark", "domain", "rank"]
+    return board.assign(rank=ranks)[[*columns, *table.columns.drop(["benchmark", "domain"])]]
 
 
 def load_result(dir: str) -> EvalResult:
@@ -87,13 +100,15 @@ def load_result(dir: str) -> EvalResult:
     try:
         run = json.loads(folder.read_bytes("run.json"))
         config = yaml.safe_load(folder.read_bytes("config.yaml"))
-        metrics, comparisons = (
-            pd.read_parquet(io.BytesIO(folder.read_bytes(f"{name}.parquet")))
-            for name in ("metrics", "comparisons")
-        )
-        rewards = pd.read_parquet(io.BytesIO(folder.read_bytes("rewards.parquet")))
+        written = set(folder.names())
+        tables: dict[str, Any] = {
+            name: pd.read_parquet(io.BytesIO(folder.read_bytes(f"{name}.parquet")))
+            if f"{name}.parquet" in written or name not in _OPTIONAL
+            else None
+            for name in (*_TABLES, "rewards")
+        }
     except FileNotFoundError as error:
         raise DataFormatError(
             f"{dir!r} holds no finished result: {error.filename or error} is missing."
         ) from None
-    return EvalResult(metrics, rewards, comparisons, parse_config(EvaluateConfig, config), run)
+    return EvalResult(**tables, config=parse_config(EvaluateConfig, config), run=run)

@@ -9,6 +9,7 @@ from rm_cluster.config import ClassifierConfig, EvaluateConfig
 from rm_cluster.metrics.table import METRIC_COLUMNS
 
 SIGNATURES = {
+    "correlate": ["metrics", "downstream", "seed"],
     "evaluate": ["config"],
     "load_benchmark": ["name", "path", "limit"],
     "load_result": ["dir"],
@@ -19,8 +20,9 @@ SIGNATURES = {
 
 def test_names() -> None:
     assert rmc.__all__ == [
-        "Classifier", "EvalResult", "EvaluateConfig", "Length", "RMClusterError", "evaluate",
-        "load_benchmark", "load_result", "metrics",
+        "Classifier", "CorrelateConfig", "EvalResult", "EvaluateConfig", "Length",
+        "RMClusterError", "correlate", "downstream", "evaluate", "load_benchmark", "load_result",
+        "metrics",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None
@@ -38,13 +40,17 @@ def test_tables() -> None:
         "reward_model", "benchmark", "domain", "metric", "value", "stderr", "ci_low", "ci_high",
         "n", "n_failed", "n_tied", "n_truncated",
     )  # fmt: skip
-    fields = {"metrics", "rewards", "comparisons", "config", "run"}
+    fields = {
+        "metrics", "rewards", "comparisons", "best_of_k", "outcomes", "correlations", "config",
+        "run",
+    }  # fmt: skip
     assert set(rmc.EvalResult.__dataclass_fields__) == fields
 
 
 def test_config_keys() -> None:
     assert set(EvaluateConfig.model_fields) == {
-        "reward_models", "benchmarks", "limit", "serving", "scoring", "output_dir", "seed",
+        "reward_models", "benchmarks", "limit", "serving", "scoring", "downstream",
+        "output_dir", "seed",
     }  # fmt: skip
     assert set(ClassifierConfig.model_fields) == {
         "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",

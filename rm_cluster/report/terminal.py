@@ -9,11 +9,11 @@ from rm_cluster.result import EvalResult
 
 
 def summary(result: EvalResult) -> str:
-    """One block per benchmark: reward models best first, with intervals, counts and domains."""
+    """One block per benchmark and headline: reward models best first, with intervals and counts."""
     board = result.leaderboard()
     blocks = [
-        _block(result, str(benchmark), table)
-        for benchmark, table in board.groupby("benchmark", sort=False)
+        _block(result, str(benchmark), str(domain), table)
+        for (benchmark, domain), table in board.groupby(["benchmark", "domain"], sort=False)
     ]
     blocks += [
         f"{name}: {counts['n']} prompts scored, nothing to compare"
@@ -26,7 +26,7 @@ def summary(result: EvalResult) -> str:
     return "\n\n".join(blocks)
 
 
-def _block(result: EvalResult, benchmark: str, board: pd.DataFrame) -> str:
+def _block(result: EvalResult, benchmark: str, headline: str, board: pd.DataFrame) -> str:
     counts = result.run["benchmarks"][benchmark]
     metric = board["metric"].iloc[0]
     notes = [f"{counts['n']} prompts", f"{counts['n_pairs']} pairs"]
@@ -39,32 +39,41 @@ def _block(result: EvalResult, benchmark: str, board: pd.DataFrame) -> str:
                 interval(*row)
                 for row in board[["value", "ci_low", "ci_high"]].itertuples(index=False)
             ],
-            **_others(result, benchmark, board),
+            **_others(result, benchmark, headline, board),
             "n": board["n"],
             "tied": board["n_tied"],
             "failed": board["n_failed"],
             "truncated": board["n_truncated"],
         }
     )
-    return f"{benchmark} ({', '.join(notes)})\n{lines.to_string(index=False)}"
+    name = benchmark if headline == OVERALL else f"{benchmark}, {headline}"
+    return f"{name} ({', '.join(notes)})\n{lines.to_string(index=False)}"
 
 
-def _others(result: EvalResult, benchmark: str, board: pd.DataFrame) -> dict[str, list[str]]:
-    """The other overall metrics, then the main one per domain, as far as a line has room."""
+def _others(
+    result: EvalResult, benchmark: str, headline: str, board: pd.DataFrame
+) -> dict[str, list[str]]:
+    """The headline's other metrics, then the main one by domain, as far as a line has room."""
     table = result.metrics[result.metrics["benchmark"] == benchmark]
     main = board["metric"].iloc[0]
     values = table.set_index(["reward_model", "domain", "metric"])["value"].to_dict()
     rewards = result.rewards[result.rewards["benchmark"] == benchmark]
-    metrics = [m for m in table[table["domain"] == OVERALL]["metric"].unique() if m != main]
-    domains = sorted(rewards["domain"].unique())
-    keys = [(OVERALL, metric) for metric in metrics]
-    keys += [(domain, main) for domain in domains if len(domains) > 1]
+    domains = [d for d in sorted(rewards["domain"].unique()) if d in set(table["domain"])]
+    if len(domains) == 1 or headline != _headlines(result, benchmark)[-1]:
+        domains = []
+    metrics = [m for m in table[table["domain"] == headline]["metric"].unique() if m != main]
+    keys = [(headline, metric) for metric in metrics] + [(domain, main) for domain in domains]
     return {
-        metric if domain == OVERALL else domain: [
+        metric if domain == headline else domain: [
             number(values.get((model, domain, metric))) for model in board["reward_model"]
         ]
-        for domain, metric in keys[:8]
+        for domain, metric in keys[:9]
     }
+
+
+def _headlines(result: EvalResult, benchmark: str) -> list[str]:
+    board = result.leaderboard()
+    return [str(name) for name in board[board["benchmark"] == benchmark]["domain"].unique()]
 
 
 def interval(value: float, low: float, high: float) -> str:

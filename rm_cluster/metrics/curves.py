@@ -35,27 +35,29 @@ def best_of_k_curves(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> p
 
 def _curves(benchmark: BenchmarkRewards, reward_model: str, seed: int) -> Iterator[dict[str, Any]]:
     judged = benchmark.judged(reward_model)
-    resampling = benchmark.resampling
+    means: dict[tuple[str, str], list[Mean]] = {}
+    oracle: dict[tuple[str, str], float] = {}
     for domain in np.unique(judged.domain):
         samples = Samples.of(judged, judged.domain == domain)
         if samples is None or samples.curve.shape[1] < MIN_COMPLETIONS:
             continue
-        members = np.ones(len(samples.position), dtype=bool)
-        means = {
-            (str(domain), str(k)): [Mean.of(values, members)]
-            for k, values in enumerate(samples.curve.T, start=1)
+        members = np.isin(np.arange(len(judged)), samples.position)
+        for k in range(samples.curve.shape[1]):
+            values = np.zeros(len(judged))
+            values[samples.position] = samples.curve[:, k]
+            means[str(domain), str(k + 1)] = [Mean.of(values, members)]
+            oracle[str(domain), str(k + 1)] = float(samples.oracle[:, k].mean())
+    for key, found in estimate(means, judged.position, benchmark.resampling, seed).items():
+        name, num = key
+        low, high = found.interval
+        yield {
+            "reward_model": reward_model,
+            "benchmark": benchmark.name,
+            "domain": name,
+            "k": int(num),
+            "value": found.value,
+            "ci_low": low,
+            "ci_high": high,
+            "oracle": oracle[key],
+            "n": found.n,
         }
-        position = judged.position[samples.position]
-        for (_, k), found in estimate(means, position, resampling, seed).items():
-            low, high = found.interval
-            yield {
-                "reward_model": reward_model,
-                "benchmark": benchmark.name,
-                "domain": str(domain),
-                "k": int(k),
-                "value": found.value,
-                "ci_low": low,
-                "ci_high": high,
-                "oracle": float(samples.oracle[:, int(k) - 1].mean()),
-                "n": found.n,
-            }

@@ -2,7 +2,8 @@
 
     python jobs/evaluate.py [CONFIG.yaml] [key.sub=value ...]
 
-Without a CONFIG it runs the sandbox: three small reward models, trained on the spot, and `length`.
+Without a CONFIG it runs the sandbox, a small world made on the spot: PPE's human and correctness
+sides, nine reward models and `length`, and an outcome to correlate their metrics with.
 """
 
 import rm_cluster as rmc

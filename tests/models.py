@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from rm_cluster.sandbox.reward_models import byte_tokenizer
+from rm_cluster.sandbox.tokenizer import byte_tokenizer
 
 
 def tokenizer(**changes: Any) -> PreTrainedTokenizerFast:

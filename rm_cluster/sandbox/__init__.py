@@ -1,23 +1,25 @@
 """A small world whose truth is known: what the jobs run on when they are given nothing else.
 
-Tasks with exact verifiers, simulated voters, and reward models trained on their votes. It is built
-once, in the user's cache folder, under a key that changes with this package's code.
+Tasks with exact verifiers (`tasks`), tiny language models trained on them (`base_models`) and
+sampled as policies (`policies`), simulated voters (`voters`), reward models trained on their votes
+(`reward_models`), and the files that come of it (`ppe`, `outcomes`, `world`). It is built once, in
+the user's cache folder, under a key that changes with this package's code.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
-NUM_PROMPTS = 600
+SEED = 1
 
 
 def evaluate_config() -> dict[str, Any]:
@@ -30,31 +32,38 @@ def evaluate_config() -> dict[str, Any]:
             for name in models
         ]
         + [{"type": "length"}],
-        "benchmarks": [{"name": "sandbox", "path": str(world / "sandbox.jsonl")}],
+        "benchmarks": [{"name": "ppe", "path": str(world / "ppe")}],
+        "downstream": str(world / "outcomes.csv"),
     }
 
 
 def build() -> Path:
-    """Return the folder of the sandbox; it appears whole or not at all."""
+    """Return the folder of the sandbox; it appears whole or not at all.
+
+    It holds `ppe/` (the benchmark's files), `outcomes.csv`, `pool.jsonl`, `base_models/` and
+    `reward_models/`.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rm-cluster"
     world = cache / f"sandbox-{_version()}"
     if world.is_dir():
         return world
     # torch is needed only here
-    from rm_cluster.sandbox.reward_models import RECIPES, train
-    from rm_cluster.sandbox.voters import judged_prompts
+    from rm_cluster.sandbox.world import Plan, build_world
 
     logger.info("Building the sandbox in %s, once", world)
     cache.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
     partial = Path(tempfile.mkdtemp(prefix="sandbox-", dir=cache))
-    with (partial / "sandbox.jsonl").open("w", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in judged_prompts(NUM_PROMPTS, seed=1))
-    for seed, recipe in enumerate(RECIPES, start=2):
-        train(recipe, partial / "reward_models" / recipe.name, seed)
     try:
+        build_world(partial, Plan(), SEED)
         partial.rename(world)
-    except OSError:  # another run was faster
-        shutil.rmtree(partial)
+    except OSError:
+        if not world.is_dir():
+            raise
+        # another run was faster
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    logger.info("Built the sandbox in %.0f s", time.monotonic() - began)
     return world
 
 

@@ -1,122 +1,110 @@
-"""Small byte-level reward models, trained on simulated votes in seconds to minutes on a CPU."""
+"""Reward models: sequence classifiers that begin as a base model and learn from simulated votes."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoTokenizer, LlamaForSequenceClassification
 
-from rm_cluster.progress import progress_bar
-from rm_cluster.sandbox.voters import Vote, votes
+from rm_cluster.sandbox.tokenizer import tokenize_replies
+from rm_cluster.sandbox.voters import Winner
 
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ '>' if m.role == 'user' else '<' }}{{ m.content }}"
-    "{% endfor %}{{ eos_token }}"
-)
-BATCH = 64
-LEARNING_RATE = 3e-3
+REPLIES = 4
+"""Replies to one prompt that are compared with each other."""
+PAIRS = tuple(itertools.combinations(range(REPLIES), 2))
+BATCH = 8
+LEARNING_RATE = 8e-4
+TARGETS: dict[Winner, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
+
+
+class Ballot(NamedTuple):
+    """Replies to one prompt, and how a voter decided each of `PAIRS`."""
+
+    prompt: str
+    replies: Sequence[str]
+    winners: Sequence[Winner]
 
 
 class Recipe(NamedTuple):
-    """How one reward model comes about: its size, its votes, how long it learns."""
+    """How reward models come about in one pass over votes.
 
-    name: str
-    width: int
-    num_layers: int
-    num_votes: int
-    num_steps: int
+    Attributes:
+        base: The base model that they begin as.
+        num_votes: After how many votes there is a reward model.
+        noise: The share of votes that are turned round.
+    """
+
+    base: str
+    num_votes: Sequence[int]
+    noise: float = 0.0
+
+    def name(self, num_votes: int) -> str:
+        """What the reward model after so many votes is called."""
+        noise = f"-noise{self.noise:.0%}".rstrip("%") if self.noise else ""
+        return f"{self.base}-{num_votes}-votes{noise}"
 
 
 RECIPES = (
-    Recipe("wide-20k-votes", width=96, num_layers=2, num_votes=20_000, num_steps=600),
-    Recipe("narrow-20k-votes", width=24, num_layers=1, num_votes=20_000, num_steps=300),
-    Recipe("wide-500-votes", width=96, num_layers=2, num_votes=500, num_steps=80),
+    Recipe("base-l", (6_000, 30_000)),
+    Recipe("base-m", (6_000, 30_000)),
+    Recipe("base-m", (30_000,), noise=0.3),
+    Recipe("base-forum", (6_000, 30_000)),
+    Recipe("base-s", (1_200, 12_000)),
 )
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per UTF-8 byte, and the sandbox's chat template."""
-    special = ["<pad>", "<s>", "</s>"]
-    vocabulary = special + sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=512,
-    )
+def train(recipe: Recipe, world: Path, ballots: Sequence[Ballot], seed: int) -> None:
+    """Train by the Bradley-Terry loss, and save as transformers does.
 
-
-def train(recipe: Recipe, folder: Path, seed: int) -> None:
-    """Train by the Bradley-Terry loss on votes, and save in `folder` as transformers does."""
+    A tie counts as half a vote for either side.
+    """
     torch.manual_seed(seed)
-    tokenizer = byte_tokenizer()
-    model = LlamaForSequenceClassification(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.width,
-            intermediate_size=3 * recipe.width,
-            num_hidden_layers=recipe.num_layers,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=512,
-            num_labels=1,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    tokens = _tokenize(tokenizer, votes(recipe.num_votes, seed))
-    rng = np.random.default_rng(seed)
+    base = world / "base_models" / recipe.base
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = LlamaForSequenceClassification.from_pretrained(base, num_labels=1)
+    ballots = ballots[: max(recipe.num_votes) // len(PAIRS)]
+    replies = [(ballot.prompt, reply) for ballot in ballots for reply in ballot.replies]
+    tokens = tokenize_replies(tokenizer, replies).reshape(len(ballots), REPLIES, -1)
+    targets = _targets(ballots, recipe.noise, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    batches = torch.arange(len(ballots)).chunk(-(-len(ballots) // BATCH))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=recipe.num_steps
+        optimizer, LEARNING_RATE, total_steps=len(batches), pct_start=0.1
     )
-    with progress_bar(recipe.num_steps, f"training {recipe.name}", "step") as progress:
-        for _ in range(recipe.num_steps):
-            picks = torch.from_numpy(rng.integers(recipe.num_votes, size=BATCH))
-            loss = -torch.nn.functional.logsigmoid(_margins(model, tokens[:, picks])).mean()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            progress.update()
-    disable_progress_bar()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    seen = 0
+    for batch in batches:
+        texts, goals = tokens[batch], targets[batch]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(_margins(model, texts), goals)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        before, seen = seen, seen + goals.numel()
+        for num_votes in recipe.num_votes:
+            if before < num_votes <= seen:
+                folder = world / "reward_models" / recipe.name(num_votes)
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerFast, ballots: Sequence[Vote]) -> torch.Tensor:
-    """[2, V, T] token ids of the V chosen and the V rejected texts, padded on the right."""
-    conversations = [
-        [{"role": "user", "content": vote.prompt}, {"role": "assistant", "content": reply}]
-        for replies in ([v.chosen for v in ballots], [v.rejected for v in ballots])
-        for vote, reply in zip(ballots, replies, strict=True)
-    ]
-    texts = tokenizer.apply_chat_template(conversations, tokenize=False)
-    inputs = tokenizer(
-        texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt"
-    )
-    tokens: torch.Tensor = inputs["input_ids"]
-    return tokens.reshape(2, len(ballots), -1)
+def _targets(ballots: Sequence[Ballot], noise: float, seed: int) -> torch.Tensor:
+    """[G, 6] how much of each vote is for the first of `PAIRS`; a share `noise` is turned round."""
+    targets = torch.tensor([[TARGETS[winner] for winner in b.winners] for b in ballots])
+    turned = torch.rand(targets.shape, generator=torch.Generator().manual_seed(seed)) < noise
+    return torch.where(turned, 1 - targets, targets)
 
 
 def _margins(model: LlamaForSequenceClassification, tokens: torch.Tensor) -> torch.Tensor:
-    """[B] reward(chosen) - reward(rejected) of [2, B, T] token ids."""
+    """[G, 6] margins of `PAIRS`, of [G, 4, T] token ids."""
     flat = tokens.flatten(0, 1)
     flat = flat[:, : int((flat != model.config.pad_token_id).sum(dim=1).max())]
     # padding on the right does not reach the last token of a causal model, so no mask is needed
-    rewards: torch.Tensor = model(input_ids=flat, use_cache=False).logits[:, 0]
-    chosen, rejected = rewards.chunk(2)
-    return chosen - rejected
+    rewards = model(input_ids=flat, use_cache=False).logits.reshape(-1, REPLIES)
+    first, second = zip(*PAIRS, strict=True)
+    margins: torch.Tensor = rewards[:, first] - rewards[:, second]
+    return margins

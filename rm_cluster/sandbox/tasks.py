@@ -1,99 +1,176 @@
-"""Small tasks whose answers can be verified exactly, and completions that get them right or wrong.
+"""Small tasks whose answers can be verified exactly, in five families and two languages.
 
-A completion counts as right when the verifier says so, never because it was meant to be.
+The families stand in for the five benchmarks of PPE's correctness side. A reply counts as right
+when the verifier says so, never because it was meant to be.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
-WORDS = (
-    *("acorn", "badge", "cabin", "daisy", "eagle", "fable", "ghost", "honey", "igloo", "jelly"),
-    *("koala", "lemon", "mango", "nylon", "ocean", "piano", "quail", "raven", "salad", "tiger"),
-    *("urban", "vapor", "whale", "yacht", "zebra"),
+CAPITALS = {
+    **{"Chile": "Santiago", "China": "Beijing", "Cuba": "Havana", "Egypt": "Cairo"},
+    **{"Fiji": "Suva", "Ghana": "Accra", "Iran": "Tehran", "Italy": "Rome"},
+    **{"Japan": "Tokyo", "Kenya": "Nairobi", "Latvia": "Riga", "Mali": "Bamako"},
+    **{"Norway": "Oslo", "Peru": "Lima", "Qatar": "Doha", "Spain": "Madrid"},
+}
+UNITS = (
+    *(("km", "m", 1000), ("kg", "g", 1000), ("m", "cm", 100), ("cm", "mm", 10)),
+    *(("h", "min", 60), ("d", "h", 24)),
+)
+CONSONANTS, VOWELS = "bdklmnprst", "aeiou"
+
+Part = Literal["training", "ppe", "pool"]
+"""No prompt belongs to two of them."""
+
+LANGUAGES = ("English", "Spanish")
+STYLES = {
+    "English": ("{}", "It is {}.", "Sure! It is {}."),
+    "Spanish": ("{}", "Es {}.", "Claro! Es {}."),
+}
+"""How a reply is packaged, from the bare answer (0) to the chatty one (2)."""
+
+_PACKAGING = re.compile(
+    r"(?P<sure>Sure! |Claro! )?(?P<it>It is |Es )?(?P<answer>.*?)\.?", re.DOTALL
 )
 
 
 class Task(NamedTuple):
-    """A prompt, its answer, and an answer that is wrong in a way that people get it wrong."""
+    """A prompt with its answer.
 
-    domain: str
+    Attributes:
+        family: The PPE benchmark that the task stands in for.
+        language: The language of the prompt.
+        prompt: What is asked.
+        answer: The right answer, without packaging.
+        mistake: The answer that is commonly given and wrong.
+        hard: Whether it takes more than the family's simplest case.
+    """
+
+    family: str
+    language: str
     prompt: str
     answer: str
-    mistake: Callable[[random.Random], str]
+    mistake: str
+    hard: bool
 
 
-class Completion(NamedTuple):
-    """A reply with its style, from 0 (the bare answer) to 2 (chatty)."""
+def knowledge(rng: random.Random, spanish: bool) -> Task:
+    country, other = rng.sample(sorted(CAPITALS), 2)
+    answer, mistake = CAPITALS[country], CAPITALS[other]
+    first, second = rng.sample((answer, mistake), 2)
+    words = ("de", "o") if spanish else ("of", "or")
+    prompt = f"capital {words[0]} {country}: {first} {words[1]} {second}"
+    return _task("MMLU-Pro", spanish, prompt, answer, mistake, hard=first == mistake)
 
-    text: str
-    style: int
+
+def arithmetic(rng: random.Random, spanish: bool) -> Task:
+    a, b, add = rng.randint(31, 99), rng.choice((10, 20)), rng.random() < 0.5
+    sign = ("mas" if spanish else "plus") if add else ("menos" if spanish else "minus")
+    answer = a + b if add else a - b
+    mistake = a - b if add else a + b
+    hard = len(str(answer)) != len(str(a))
+    return _task("MATH", spanish, f"{a} {sign} {b}", str(answer), str(mistake), hard)
 
 
-def arithmetic(rng: random.Random) -> Task:
-    a, b = rng.randint(2, 9), rng.randint(2, 9)
-    sign = rng.choice("+*")
-    answer = a + b if sign == "+" else a * b
-    return Task(
-        "math",
-        f"{a} {sign} {b} = ?",
-        str(answer),
-        lambda r: str(answer + r.choice((-2, -1, 1, 10))),
+def conversion(rng: random.Random, spanish: bool) -> Task:
+    amount = rng.randint(2, 60)
+    unit, small, factor = rng.choice(UNITS)
+    prompt = f"{amount} {unit} {'en' if spanish else 'in'} {small}"
+    # every factor is taken for a hundred, and that for a thousand
+    mistake = amount * (1000 if factor == 100 else 100)
+    hard = factor in (60, 24)
+    return _task("GPQA", spanish, prompt, str(amount * factor), str(mistake), hard)
+
+
+def expression(rng: random.Random, spanish: bool) -> Task:
+    word = _word(rng)
+    start, stop = rng.choice(((1, 2), (2, 3), (3, 4), (1, 3), (2, 4)))
+    index = str(start) if stop == start + 1 else f"{start}:{stop}"
+    # as if counting began at one
+    mistake = word[start - 1 : stop - 1]
+    prompt = f"'{word}'[{index}] {'es' if spanish else 'is'}"
+    return _task("MBPP-Plus", spanish, prompt, word[start:stop], mistake, hard=":" in index)
+
+
+def instruction(rng: random.Random, spanish: bool) -> Task:
+    word = _word(rng)
+    english, translated, answer, mistake = rng.choice(
+        (
+            ("in capitals", "en mayusculas", word.upper(), word.title()),
+            ("twice", "dos veces", f"{word} {word}", word),
+            ("with dashes", "con guiones", "-".join(word), f"{word[:2]}-{word[2:]}"),
+        )
     )
+    prompt = f"{word} {translated if spanish else english}"
+    return _task("IFEval", spanish, prompt, answer, mistake, hard=english == "with dashes")
 
 
-def largest(rng: random.Random) -> Task:
-    numbers = rng.sample(range(10, 100), 3)
-    return Task(
-        "knowledge",
-        f"Which is the largest: {', '.join(map(str, numbers))}?",
-        str(max(numbers)),
-        lambda r: str(r.choice(sorted(numbers)[:2])),
-    )
+_DRAW: dict[str, Callable[[random.Random, bool], Task]] = {
+    "MMLU-Pro": knowledge,
+    "MATH": arithmetic,
+    "GPQA": conversion,
+    "MBPP-Plus": expression,
+    "IFEval": instruction,
+}
+FAMILIES = tuple(_DRAW)
 
 
-def conversion(rng: random.Random) -> Task:
-    amount = rng.randint(2, 9)
-    unit, small, factor = rng.choice((("km", "m", 1000), ("h", "min", 60), ("m", "cm", 100)))
-    return Task(
-        "science",
-        f"{amount} {unit} in {small}?",
-        str(amount * factor),
-        lambda r: str(r.choice((amount * factor * 10, amount * factor // 10, factor))),
-    )
+def part(task: Task) -> Part:
+    """Which part of the world the prompt belongs to; a hash of it decides."""
+    eighth = hashlib.sha256(task.prompt.encode()).digest()[0] % 8
+    return "pool" if eighth == 0 else "ppe" if eighth <= 2 else "training"
 
 
-def expression(rng: random.Random) -> Task:
-    word, index = rng.choice(WORDS), rng.randrange(5)
-    others = sorted(set(word) - {word[index]})
-    return Task("code", f"'{word}'[{index}] in Python?", word[index], lambda r: r.choice(others))
+def draw_tasks(
+    rng: random.Random, of: Part, *, families: Sequence[str] = FAMILIES, spanish: float = 0.25
+) -> Iterator[Task]:
+    """Draw tasks of one part without end, a share of them in Spanish; prompts may come again."""
+    while True:
+        task = _DRAW[rng.choice(families)](rng, rng.random() < spanish)
+        if part(task) == of:
+            yield task
 
 
-def instruction(rng: random.Random) -> Task:
-    word = rng.choice(WORDS)
-    return Task("instructions", f"Write {word} in capitals.", word.upper(), lambda r: word.title())
+def draw_distinct(rng: random.Random, of: Part, family: str, num_tasks: int) -> list[Task]:
+    """Draw tasks of one family, each prompt once."""
+    tasks: dict[str, Task] = {}
+    for task in draw_tasks(rng, of, families=(family,)):
+        tasks[task.prompt] = task
+        if len(tasks) == num_tasks:
+            break
+    return list(tasks.values())
 
 
-FAMILIES = (arithmetic, largest, conversion, expression, instruction)
-
-
-def draw_task(rng: random.Random) -> Task:
-    """Draw a task of any family."""
-    return rng.choice(FAMILIES)(rng)
-
-
-def draw_completion(task: Task, rng: random.Random) -> Completion:
-    """Draw a reply: right half of the time, and the chattier the more often it is wrong."""
-    mistaken = rng.random() < 0.5
-    said = task.mistake(rng) if mistaken else task.answer
-    style = rng.choices((0, 1, 2), weights=(2, 3, 4) if mistaken else (4, 3, 2))[0]
-    template = ("{}", "It is {}.", "Sure! It is {}.")[style]
-    return Completion(template.format(said), style)
+def package(answer: str, language: str, style: int) -> str:
+    """Say an answer in one of the styles of its language."""
+    return STYLES[language][style].format(answer)
 
 
 def verify(task: Task, text: str) -> bool:
     """Whether the reply, without its packaging, is the answer."""
-    return re.sub(r"^(Sure! )?(It is )?", "", text).rstrip(".") == task.answer
+    return _unpack(text)["answer"] == task.answer
+
+
+def chattiness(text: str) -> int:
+    """The style of a reply, told from its packaging: 0 to 2."""
+    parts = _unpack(text)
+    return (parts["sure"] is not None) + (parts["it"] is not None)
+
+
+def _unpack(text: str) -> dict[str, str | None]:
+    match = _PACKAGING.fullmatch(text)
+    assert match is not None
+    return match.groupdict()
+
+
+def _word(rng: random.Random) -> str:
+    return "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(2))
+
+
+def _task(family: str, spanish: bool, prompt: str, answer: str, mistake: str, hard: bool) -> Task:
+    return Task(family, LANGUAGES[spanish], prompt, answer, mistake, hard)

@@ -1,68 +1,58 @@
-"""Simulated voters: Bradley-Terry on correctness, with a taste for chatty replies."""
+"""Simulated voters: Bradley-Terry with ties, on correctness and on tastes of their own.
+
+They cannot check what is hard to look up, and are the readier to be talked into it.
+"""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
-from rm_cluster.sandbox.tasks import Completion, Task, draw_completion, draw_task, verify
+from rm_cluster.sandbox.tasks import Task, chattiness, verify
 
-CORRECTNESS = 3.0
-"""Log-odds that a voter prefers a right reply to a wrong one of the same style."""
-CHATTINESS = 0.4
-"""Log-odds per step of style."""
+Winner = Literal["first", "second", "tie"]
 
 
-class Vote(NamedTuple):
-    """One comparison as a voter decided it."""
+class Taste(NamedTuple):
+    """What voters look for in a family, in log-odds of preferring a reply to another.
 
-    prompt: str
-    chosen: str
-    rejected: str
-
-
-def utility(task: Task, completion: Completion) -> float:
-    """What a voter makes of a reply, in log-odds."""
-    return CORRECTNESS * verify(task, completion.text) + CHATTINESS * completion.style
-
-
-def votes(num_votes: int, seed: int) -> list[Vote]:
-    """Draw comparisons of two different replies, each decided by a voter."""
-    rng = random.Random(seed)
-    found: list[Vote] = []
-    while len(found) < num_votes:
-        task = draw_task(rng)
-        first, second = draw_completion(task, rng), draw_completion(task, rng)
-        if first.text == second.text:
-            continue
-        log_odds = utility(task, first) - utility(task, second)
-        if rng.random() > 1 / (1 + math.exp(-log_odds)):
-            first, second = second, first
-        found.append(Vote(task.prompt, first.text, second.text))
-    return found
-
-
-def judged_prompts(num_prompts: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield prompts with right and wrong replies, told apart by the verifier, up to three of each.
-
-    The slice `chatty` holds the prompts whose longest reply is wrong.
+    Attributes:
+        correctness: For a right reply against a wrong one.
+        chattiness: Per step of style.
+        length: Per byte.
     """
-    rng = random.Random(seed)
-    for index in range(num_prompts):
-        task = draw_task(rng)
-        right: set[str] = set()
-        wrong: set[str] = set()
-        while not right or not wrong or len(right) + len(wrong) < 4:
-            text = draw_completion(task, rng).text
-            (right if verify(task, text) else wrong).add(text)
-        chosen, rejected = sorted(right)[:3], sorted(wrong)[:3]
-        yield {
-            "id": f"{task.domain}-{index}",
-            "domain": task.domain,
-            "slices": ["chatty"] if max(map(len, rejected)) > max(map(len, chosen)) else [],
-            "prompt": task.prompt,
-            "chosen": chosen,
-            "rejected": rejected,
-        }
+
+    correctness: float
+    chattiness: float
+    length: float
+
+
+USUAL = Taste(correctness=5.0, chattiness=0.2, length=0.01)
+TASTES = {"GPQA": Taste(correctness=1.0, chattiness=0.5, length=0.05)}
+"""Families that voters judge in another way than the usual one."""
+TIES = 1.0
+"""Davidson's parameter: between two replies of one utility, TIES / (2 + TIES) of votes are ties."""
+
+
+def utility(task: Task, reply: str) -> float:
+    """What voters make of a reply, in log-odds."""
+    taste = TASTES.get(task.family, USUAL)
+    return (
+        taste.correctness * verify(task, reply)
+        + taste.chattiness * chattiness(reply)
+        + taste.length * len(reply.encode())
+    )
+
+
+def vote(task: Task, first: str, second: str, rng: random.Random) -> Winner:
+    """Decide a comparison as one voter: Bradley-Terry with ties (Davidson, 1970).
+
+    Identical replies tie.
+    """
+    if first == second:
+        return "tie"
+    half = (utility(task, first) - utility(task, second)) / 2
+    weights = (math.exp(half), math.exp(-half), TIES)
+    winners: tuple[Winner, ...] = ("first", "second", "tie")
+    return rng.choices(winners, weights)[0]

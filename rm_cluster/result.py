@@ -58,6 +58,12 @@ class EvalResult:
         filled = [board for board in boards if len(board)]
         return pd.concat(filled, ignore_index=True) if filled else boards[0]
 
+    def judges_of_pairs(self) -> dict[str, list[str]]:
+        """By benchmark, those that only compared pairs: they have margins and no rewards."""
+        stated = self.rewards[self.rewards["margins"].notna()]
+        names = stated.groupby("benchmark", sort=False)["reward_model"].unique()
+        return {str(benchmark): list(found) for benchmark, found in names.items()}
+
     def save(self, dir: str) -> None:
         """Write the tables, the resolved config, the run's record, the report and its figures."""
         from rm_cluster.report.evaluation import write_report

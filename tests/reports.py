@@ -69,6 +69,7 @@ def reward_rows(models: tuple[str, ...], errors: list[str | None]) -> pd.DataFra
                 "id": f"p{i}",
                 "domain": "x",
                 "error": error,
+                "margins": None,
             }
             for model in models
             for i, error in enumerate(errors)

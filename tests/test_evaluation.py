@@ -16,6 +16,7 @@ import pytest
 
 import rm_cluster as rmc
 from rm_cluster.errors import ConfigError, ScoringError
+from rm_cluster.report.terminal import summary
 from rm_cluster.types import ROW_SCHEMA, Row
 from tests.models import save_llama
 from tests.ppe_data import write_ppe
@@ -313,3 +314,37 @@ def test_outcomes_that_cannot_be_read_are_told_before_anything_runs(
     with pytest.raises(ConfigError, match=r"nowhere\.csv"):
         rmc.evaluate(settings | {"downstream": "nowhere.csv"})
     assert not (tmp_path / "out" / "rows").exists()
+
+
+def test_a_judge_of_pairs_is_said_to_be_one(tmp_path: Path) -> None:
+    data = write_ppe(tmp_path / "ppe", num_battles=60, num_prompts=6)
+    verdicts = [
+        {"benchmark": domain, "uid": f"{question}+{position}", "model_name": f"generator/{name}",
+         "score_1": float(position % 2), "score_2": 0.5}
+        for domain in ("MMLU-Pro", "MATH", "GPQA", "MBPP-Plus", "IFEval")
+        for question in range(3)
+        for name in "ab"
+        for position in range(5)
+    ]  # fmt: skip
+    verdicts += [
+        {"question_id": f"q{i // 2}", "benchmark": "human_preference_v1", "score_1": 1.0,
+         "score_2": 0.0}
+        for i in range(60)
+    ]  # fmt: skip
+    (tmp_path / "judge.json").write_text(json.dumps(verdicts))
+    result = rmc.evaluate(
+        {
+            "reward_models": [{"type": "imported", "name": "judge",
+                               "path": str(tmp_path / "judge.json")}],
+            "benchmarks": [{"name": "ppe", "path": str(data)}],
+            "output_dir": str(tmp_path / "out"),
+        }
+    )  # fmt: skip
+    assert result.judges_of_pairs() == {"ppe": ["judge"]}
+    assert result.metrics["n_failed"].eq(0).all()
+    found = result.metrics.set_index(["domain", "metric"])["n"]
+    assert found["mean", "accuracy"] == 5 * 6 * 5
+    assert found["overall", "kendall"] == 60
+    assert ("mean", "roc_auc") not in found
+    assert "judge only compared pairs" in summary(result)
+    assert "judge only compared pairs" in (tmp_path / "out" / "report.html").read_text()

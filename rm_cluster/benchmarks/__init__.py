@@ -85,7 +85,8 @@ def _records(
         return itertools.chain.from_iterable(map(read_records, files))
     hub = benchmark.hub or (HubSplit("", "train"),)
     if config.path:
-        hub = (HubSplit(config.path, hub[0].split),)
+        known = [source for source in hub if source.dataset == config.path]
+        hub = (HubSplit(config.path, (known or hub)[0].split),)
     return itertools.chain.from_iterable(
         read_hub(dataset, config.split or split) for dataset, split in hub
     )

@@ -12,6 +12,7 @@ from rm_cluster.report.heat_maps import domain_heat_map, overview
 from rm_cluster.report.intervals import leaderboard
 from rm_cluster.report.page import Page, Section, write_page
 from rm_cluster.report.table import Table
+from rm_cluster.report.terminal import ONLY_PAIRS
 from rm_cluster.result import EvalResult
 from rm_cluster.store import Folder
 
@@ -59,11 +60,14 @@ def evaluation_page(result: EvalResult) -> Page:
         )
     ]
     if result.best_of_k["value"].notna().any():
-        text = "The best a policy gets from a reward model that picks among its K samples."
+        text = (
+            "The share of right picks when each reward model picks among K samples of a policy. A "
+            "line that falls is a reward model that more samples hack."
+        )
         sections.append(Section("Best of K", text, best_of_k(result.best_of_k)))
     if result.correlations is not None and result.outcomes is not None:
         sections += correlation_sections(result.metrics, result.outcomes, result.correlations)
-    sections += [_all_metrics(result), *_compared(result), *_failed(result)]
+    sections += [_all_metrics(result), *_compared(result), *_judges(result), *_failed(result)]
     return Page(
         title="Reward models compared",
         sections=sections,
@@ -123,6 +127,12 @@ def _compared(result: EvalResult) -> list[Section]:
     text = "The first minus the other, on the prompts that both scored, drawn alike."
     table = Table.of(result.comparisons, _COMPARISONS, "comparisons.csv")
     return [Section("Paired comparisons", text, table=table)]
+
+
+def _judges(result: EvalResult) -> list[Section]:
+    judges = result.judges_of_pairs().items()
+    text = " ".join(f"{benchmark}: {', '.join(names)} {ONLY_PAIRS}" for benchmark, names in judges)
+    return [Section("Judges of pairs", text)] if text else []
 
 
 def _failed(result: EvalResult) -> list[Section]:

@@ -7,6 +7,8 @@ import pandas as pd
 from rm_cluster.metrics.pairwise import OVERALL
 from rm_cluster.result import EvalResult
 
+ONLY_PAIRS = "only compared pairs: accuracy, but no ROC AUC and no best-of-K curve."
+
 
 def summary(result: EvalResult) -> str:
     """One block per benchmark and headline: reward models best first, with intervals and counts."""
@@ -19,6 +21,10 @@ def summary(result: EvalResult) -> str:
         f"{name}: {counts['n']} prompts scored, nothing to compare"
         for name, counts in result.run["benchmarks"].items()
         if name not in set(board["benchmark"])
+    ]
+    blocks += [
+        f"{benchmark}: {', '.join(names)} {ONLY_PAIRS}"
+        for benchmark, names in result.judges_of_pairs().items()
     ]
     if result.run["partial"]:
         blocks.insert(0, f"PARTIAL: only the first {result.config.limit} prompts of each benchmark")

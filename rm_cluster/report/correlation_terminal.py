@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from rm_cluster.correlation import CorrelationResult
-from rm_cluster.downstream.coefficients import COEFFICIENTS
 from rm_cluster.downstream.prediction import BASELINE
+from rm_cluster.report.terminal import signed, strongest_correlations
 
 _MAX_ROWS = 12
 _ARENA = "Pearson with the Arena score (raw)"
@@ -36,7 +36,7 @@ def summary(result: CorrelationResult) -> str:
         f"{len(run['only_in_metrics'])}, only an outcome: {len(run['only_in_downstream'])}"
     ]
     blocks += [
-        _correlations(str(outcome), table)
+        strongest_correlations(str(outcome), table)
         for outcome, table in result.correlations.groupby("outcome", sort=False)
     ]
     blocks += [
@@ -52,42 +52,16 @@ def summary(result: CorrelationResult) -> str:
     return "\n\n".join(blocks)
 
 
-def _correlations(outcome: str, table: pd.DataFrame) -> str:
-    strongest = table.sort_values("pearson", key=abs, ascending=False, kind="stable").head(
-        _MAX_ROWS
-    )
-    lines = strongest[["benchmark", "domain", "metric", "n"]].copy()
-    for name in COEFFICIENTS:
-        columns = [name, f"{name}_low", f"{name}_high"]
-        lines[f"{name} [95% interval]"] = [
-            _interval(*row) for row in strongest[columns].itertuples(index=False)
-        ]
-    lines["p"] = strongest["pearson_p"].map("{:.4f}".format)
-    lines["q"] = strongest["pearson_q"].map("{:.3f}".format)
-    title = (
-        f"Correlation with {outcome}: the {len(lines)} strongest of {len(table)} metrics by "
-        "Pearson (p, q: Pearson's)"
-    )
-    return f"{title}\n{lines.to_string(index=False)}"
-
-
 def _quantiles(outcome: str, over: str, table: pd.DataFrame) -> str:
     """One line per metric: Pearson by quantile, from its worst domain (0) to its best (1)."""
     columns = ["pearson", "pearson_low", "pearson_high"]
-    cells = [_interval(*row) for row in table[columns].itertuples(index=False)]
+    cells = [signed(*row) for row in table[columns].itertuples(index=False)]
     wide = table.assign(cell=cells).pivot(
         index=["benchmark", "metric", "n"], columns="quantile", values="cell"
     )
     lines = wide.rename(columns="q={:g}".format).rename_axis(columns=None).reset_index()
     title = f"Pearson [95% interval] with {outcome} of a quantile over {over.replace('_', ' ')}"
     return f"{title}\n{lines.to_string(index=False)}"
-
-
-def _interval(value: float, low: float, high: float) -> str:
-    """`+0.71 [+0.03, +0.93]`; without an interval where there is none."""
-    if pd.isna(value):
-        return "-"
-    return f"{value:+.2f}" + ("" if pd.isna(low) else f" [{low:+.2f}, {high:+.2f}]")
 
 
 def _prediction(outcome: str, found: dict[str, Any]) -> str:

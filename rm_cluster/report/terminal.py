@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
+from rm_cluster.downstream.coefficients import COEFFICIENTS
 from rm_cluster.metrics.pairwise import OVERALL
 from rm_cluster.result import EvalResult
 
+MAX_CORRELATIONS = 12
 ONLY_PAIRS = "only compared pairs: accuracy, but no ROC AUC and no best-of-K curve."
 
 
@@ -22,6 +24,11 @@ def summary(result: EvalResult) -> str:
         for name, counts in result.run["benchmarks"].items()
         if name not in set(board["benchmark"])
     ]
+    if result.correlations is not None:
+        blocks += [
+            strongest_correlations(str(outcome), table)
+            for outcome, table in result.correlations.groupby("outcome", sort=False)
+        ]
     blocks += [
         f"{benchmark}: {', '.join(names)} {ONLY_PAIRS}"
         for benchmark, names in result.judges_of_pairs().items()
@@ -82,9 +89,36 @@ def _headlines(result: EvalResult, benchmark: str) -> list[str]:
     return [str(name) for name in board[board["benchmark"] == benchmark]["domain"].unique()]
 
 
+def strongest_correlations(outcome: str, table: pd.DataFrame) -> str:
+    """The metrics whose correlation with the outcome is largest, with intervals, p and q."""
+    strongest = table.sort_values("pearson", key=abs, ascending=False, kind="stable").head(
+        MAX_CORRELATIONS
+    )
+    lines = strongest[["benchmark", "domain", "metric", "n"]].copy()
+    for name in COEFFICIENTS:
+        columns = [name, f"{name}_low", f"{name}_high"]
+        lines[f"{name} [95% interval]"] = [
+            signed(*row) for row in strongest[columns].itertuples(index=False)
+        ]
+    lines["p"] = strongest["pearson_p"].map("{:.4f}".format)
+    lines["q"] = strongest["pearson_q"].map("{:.3f}".format)
+    title = (
+        f"Correlation with {outcome}: the {len(lines)} strongest of {len(table)} metrics by "
+        "Pearson (p, q: Pearson's)"
+    )
+    return f"{title}\n{lines.to_string(index=False)}"
+
+
 def interval(value: float, low: float, high: float) -> str:
     """`0.712 [0.684, 0.741]`; without an interval where there is none."""
     return number(value) if pd.isna(low) else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def signed(value: float, low: float, high: float) -> str:
+    """`+0.71 [+0.03, +0.93]`; without an interval where there is none."""
+    if pd.isna(value):
+        return "-"
+    return f"{value:+.2f}" + ("" if pd.isna(low) else f" [{low:+.2f}, {high:+.2f}]")
 
 
 def number(value: float | None) -> str:

@@ -66,7 +66,7 @@ def reward_rows(models: tuple[str, ...], errors: list[str | None]) -> pd.DataFra
             {
                 "reward_model": model,
                 "benchmark": "ppe",
-                "id": f"p{i}",
+                "id": error or f"p{i}",
                 "domain": "x",
                 "error": error,
                 "margins": None,

@@ -99,8 +99,14 @@ def test_rewards_equal_one_text_at_a_time_whatever_the_requests(
 def test_several_models_and_benchmarks_and_all_files(tmp_path: Path, tiny_llama: Path) -> None:
     first = write_preferences(tmp_path / "first.jsonl", random_rows(20, 1))
     second = write_preferences(tmp_path / "second.jsonl", random_rows(10, 2))
+    hostile = {
+        "id": "<script>alert(2)</script>",
+        "prompt": "<script>alert(3)</script>",
+        "chosen": "</script><script>alert(4)</script>",
+        "rejected": "<img src=x onerror=alert(5)>",
+    }
     with first.open("a") as stream:
-        stream.write("{broken\n")
+        stream.write(json.dumps(hostile) + "\n{broken\n")
     settings = config(
         tmp_path / "out",
         first,
@@ -120,7 +126,9 @@ def test_several_models_and_benchmarks_and_all_files(tmp_path: Path, tiny_llama:
     run = json.loads((out / "run.json").read_text())
     assert run["benchmarks"]["mine"]["n_rejected_rows"] == 1
     assert not run["partial"]
-    assert "<script>alert" not in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "onerror=alert" not in page
     loaded = rmc.load_result(str(out))
     pd.testing.assert_frame_equal(loaded.metrics, result.metrics)
     assert loaded.config == result.config

@@ -21,7 +21,7 @@ from ray.serve.exceptions import RayServeException
 from rm_cluster.config import ScoringConfig
 from rm_cluster.errors import ConfigError, ScoringError
 from rm_cluster.scorers import AnyScorerConfig, build_scorer
-from rm_cluster.scorers.scorer import EncodedGroup, GroupRewards
+from rm_cluster.scorers.scorer import EncodedGroup, GroupRewards, Scorer
 from rm_cluster.serving import DEPLOYMENT
 from rm_cluster.store import Folder, RewardStore
 
@@ -51,8 +51,10 @@ class Prompt(NamedTuple):
 class Encode:
     """Turns a window of rows into requests: whole prompt groups, alike in length, in token ids."""
 
-    def __init__(self, config: AnyScorerConfig, scoring: ScoringConfig) -> None:
-        self._scorer = build_scorer(config, scoring)
+    def __init__(
+        self, config: AnyScorerConfig, scoring: ScoringConfig, built: Scorer | None
+    ) -> None:
+        self._scorer = built or build_scorer(config, scoring)
         self._tokens_per_request = scoring.tokens_per_request
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:

@@ -18,7 +18,12 @@ import ray
 import ray.data
 from ray.util.debug import log_once
 
-from rm_cluster.config import EvaluateConfig
+from rm_cluster.config import (
+    ClassifierConfig,
+    CustomScorerConfig,
+    EvaluateConfig,
+    LengthConfig,
+)
 from rm_cluster.errors import ScoringError
 from rm_cluster.pipeline import Encode, Score, Window
 from rm_cluster.progress import progress_bar
@@ -101,7 +106,7 @@ def _stream(
             )
             .map_batches(
                 Encode,
-                fn_constructor_args=(config, run.scoring),
+                fn_constructor_args=(config, run.scoring, scorer if _travels(config) else None),
                 batch_size=1,
                 num_cpus=ENCODER_CPUS,
                 compute=ray.data.ActorPoolStrategy(
@@ -129,6 +134,21 @@ def _stream(
             )
         )
         yield from scored.iter_batches(batch_size=None, prefetch_batches=0)
+
+
+def _travels(config: AnyScorerConfig) -> bool:
+    """Whether the encoders may take the scorer as the driver built it.
+
+    It spares them the files and seconds of imports; but classes from the hub's code cannot be
+    unpickled elsewhere, and of the user's own nobody knows.
+    """
+    match config:
+        case ClassifierConfig():
+            return not config.trust_remote_code
+        case LengthConfig():
+            return True
+        case CustomScorerConfig():
+            return False
 
 
 def _data_context(tokens_per_request: int) -> ray.data.DataContext:

@@ -97,7 +97,6 @@ def _stream(
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """Run the pipeline, yielding counts of what has been stored."""
     max_in_flight = int(1.5 * resources.max_replicas * run.serving.max_ongoing_requests) + 1
-    blocks_in_flight = 1 + max_in_flight // _REQUESTS_PER_BLOCK
     with ray.data.DataContext.current(_data_context(run.scoring.tokens_per_request)):
         scored = (
             ray.data.from_items(
@@ -128,8 +127,9 @@ def _stream(
                 num_cpus=SENDER_CPUS,
                 compute=ray.data.ActorPoolStrategy(
                     size=min(len(windows), max(1, resources.max_replicas // 16)),
-                    max_tasks_in_flight_per_actor=blocks_in_flight,
-                    max_concurrent_calls_per_actor=blocks_in_flight,
+                    # a prompt group over the budget is a request and a block of its own
+                    max_tasks_in_flight_per_actor=max_in_flight,
+                    max_concurrent_calls_per_actor=max_in_flight,
                 ),
             )
         )

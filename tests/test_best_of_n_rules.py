@@ -124,6 +124,8 @@ def test_mean_similarity_needs_no_matrix(missing: float) -> None:
     scaled = pools.embeddings * np.linspace(1e-3, 1e3, 7)[:, None]
     scaled[~present] = np.nan
     np.testing.assert_allclose(mean_similarity(scaled, present), means, atol=1e-12)
+    by_matrix = select("mbr", pools.rewards, similarity_PNN=pools.similarity)
+    assert pick(means, means, 0).tolist() == by_matrix.tolist()
     filled = np.where(present[:, :, None] & present[:, None], pools.similarity, 0)
     np.testing.assert_allclose(cosine_similarity(pools.embeddings, present), filled, atol=1e-11)
     for beta in BETAS:
@@ -253,6 +255,8 @@ def test_malformed_inputs_are_told(rule: str, inputs: dict, message: str) -> Non
 def test_malformed_embeddings_are_told() -> None:
     with pytest.raises(DataFormatError, match="embeddings_PND has the shape"):
         mean_similarity([[1.0]])
+    with pytest.raises(DataFormatError, match="embeddings_PND is no array of numbers"):
+        mean_similarity([[[1.0], [1.0, 2.0]]])
     with pytest.raises(DataFormatError, match=r"embeddings_PND\[0, 1\] is zero or not finite"):
         mean_similarity([[[1.0], [0.0]]])
     with pytest.raises(DataFormatError, match="present_PN is bool"):

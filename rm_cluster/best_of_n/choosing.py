@@ -26,7 +26,7 @@ from rm_cluster.best_of_n.hacking import (
     wins,
 )
 from rm_cluster.best_of_n.path import beta_paths
-from rm_cluster.best_of_n.pools import Pools, check_beta
+from rm_cluster.best_of_n.pools import Pools, check_beta, floats
 from rm_cluster.best_of_n.rules import pick
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.metrics.estimate import CONFIDENCE, NUM_COSTLY_DRAWS, Estimate
@@ -197,10 +197,12 @@ def choose_and_judge(
     Raises:
         DataFormatError: An array is not what it should be.
     """
-    rewards, bonus, criterion, gold = (
-        np.asarray(array, dtype=np.float64)
-        for array in (rewards_PN, bonus_PN, criterion_PN, gold_PN)
-    )
+    pools = Pools.of(rewards_PN)
+    rewards = np.where(pools.present_PN, pools.rewards_PN, np.nan)
+    given = {"bonus_PN": bonus_PN, "criterion_PN": criterion_PN, "gold_PN": gold_PN}
+    bonus, criterion, gold = (floats(name, values) for name, values in given.items())
+    for name, array in zip(given, (bonus, criterion, gold), strict=True):
+        pools.check_shape(name, array, rewards.shape)
     dev = np.asarray(dev_P)
     if dev.dtype != bool or dev.shape != rewards.shape[:1] or dev.all() or not dev.any():
         raise DataFormatError(

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from rm_cluster.best_of_n.pools import Pools, unknown_name
-from rm_cluster.errors import ConfigError, DataFormatError
+from rm_cluster.best_of_n.pools import Pools, check_beta, floats, unknown_name
+from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.judged import Floats
 
 EnsembleRule = Literal["mean", "worst_case", "uncertainty_weighted", "lower_confidence_bound"]
@@ -52,15 +52,15 @@ def combine_members(
         raise unknown_name("ensemble rule", rule, get_args(EnsembleRule))
     if scale not in get_args(Scale):
         raise unknown_name("scale", scale, get_args(Scale))
-    if not 0 <= weight < np.inf:
-        raise ConfigError(f"weight must be a finite number >= 0, got weight={weight}.")
-    rewards = np.asarray(rewards_MPN, dtype=np.float64)
+    weight, rewards = check_beta(weight, "weight"), floats("rewards_MPN", rewards_MPN)
     if rewards.ndim != 3 or not len(rewards):
         raise DataFormatError(
             f"rewards_MPN has the shape {rewards.shape}; it must be [members, prompts, candidates]."
         )
-    # nan in any member is nan in the sum; what is infinite or empty is told by the pools' check
-    present = Pools.of(rewards.sum(axis=0), "rewards_MPN summed over members").present_PN
+    for member, of_member in enumerate(rewards):
+        Pools.of(of_member, f"rewards_MPN[{member}]")
+    # nan in any member is nan in the sum
+    present = Pools.of(rewards.sum(axis=0), "the sum of rewards_MPN over members").present_PN
     rewards = np.where(present, rewards, np.nan)
     if scale == "pool":
         rewards = np.stack([zscore_pools(member) for member in rewards])

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.best_of_n.estimators import expected_best_of_all_n
-from rm_cluster.best_of_n.pools import Pools
+from rm_cluster.best_of_n.pools import Pools, floats
 from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.estimate import CONFIDENCE, Estimate, Mean, Resampling, estimate
 from rm_cluster.metrics.judged import Floats, Ints
@@ -35,7 +35,7 @@ def prompts(num_prompts: int) -> Resampling:
 
 def taken(values_PN: npt.ArrayLike, indices_P: Ints) -> Floats:
     """[P] the values of the picks."""
-    values = np.asarray(values_PN, dtype=np.float64)
+    values = floats("values_PN", values_PN)
     return np.take_along_axis(values, indices_P[:, None], axis=1)[:, 0]
 
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rm_cluster.best_of_n.pools import Pools
+from rm_cluster.best_of_n.pools import Pools, floats
+from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.judged import Floats, Ints
 
 
@@ -33,7 +34,7 @@ class BetaPaths(NamedTuple):
 
     def picks(self, betas_B: npt.ArrayLike) -> Ints:
         """[P, B] the picks at given betas."""
-        betas = np.asarray(betas_B, dtype=np.float64)
+        betas = floats("betas_B", betas_B)
         passed = np.zeros((len(self.indices_PK), len(betas)), dtype=np.int64)
         for breakpoints in self.breakpoints_PM.T:
             passed += breakpoints[:, None] < betas
@@ -58,7 +59,7 @@ class BetaPaths(NamedTuple):
             All breakpoints, ascending, the prompt of each, by how much its value changes there, and
             [P] the values at beta = 0.
         """
-        values = np.take_along_axis(np.asarray(values_PN, dtype=float), self.indices_PK, axis=1)
+        values = np.take_along_axis(floats("values_PN", values_PN), self.indices_PK, axis=1)
         prompts, columns = np.nonzero(np.isfinite(self.breakpoints_PM))
         order = np.argsort(self.breakpoints_PM[prompts, columns], kind="stable")
         prompts, columns = prompts[order], columns[order]
@@ -82,7 +83,13 @@ def beta_path(rewards_N: npt.ArrayLike, bonus_N: npt.ArrayLike) -> tuple[Floats,
     Raises:
         DataFormatError: An array is not what it should be.
     """
-    paths = beta_paths(np.asarray(rewards_N)[None], np.asarray(bonus_N)[None])
+    rewards, bonus = floats("rewards_N", rewards_N), floats("bonus_N", bonus_N)
+    if rewards.ndim != 1 or bonus.shape != rewards.shape:
+        raise DataFormatError(
+            f"rewards_N and bonus_N have the shapes {rewards.shape} and {bonus.shape}; both must "
+            "be [candidates] of one prompt. For many prompts use beta_paths."
+        )
+    paths = beta_paths(rewards[None], bonus[None])
     breakpoints = paths.breakpoints_PM[0]
     num_breakpoints = int(np.isfinite(breakpoints).sum())
     return breakpoints[:num_breakpoints], paths.indices_PK[0, : num_breakpoints + 1]

@@ -41,7 +41,7 @@ class Pools(NamedTuple):
         Raises:
             DataFormatError: Not [P, N], infinite, or a prompt without any candidate.
         """
-        rewards = _floats(name, rewards_PN)
+        rewards = floats(name, rewards_PN)
         if rewards.ndim != 2 or rewards.shape[1] == 0:
             raise DataFormatError(
                 f"{name} has the shape {rewards.shape}; it must be [prompts, candidates] with at "
@@ -79,8 +79,8 @@ class Pools(NamedTuple):
         Raises:
             DataFormatError: The shape differs, or a candidate's value is not finite.
         """
-        array = _floats(name, values)
-        self._check_shape(name, array, self.rewards_PN.shape)
+        array = floats(name, values)
+        self.check_shape(name, array, self.rewards_PN.shape)
         self._check_known(name, array, self.present_PN)
         return np.where(self.present_PN, array, 0.0)
 
@@ -90,16 +90,21 @@ class Pools(NamedTuple):
         Raises:
             DataFormatError: The shape differs, or an entry between two candidates is not finite.
         """
-        array = np.asarray(similarity_PNN)
-        if not np.issubdtype(array.dtype, np.floating):
-            array = _floats("similarity_PNN", similarity_PNN)
+        array = floating("similarity_PNN", similarity_PNN)
         num_candidates = self.rewards_PN.shape[1]
-        self._check_shape("similarity_PNN", array, (*self.rewards_PN.shape, num_candidates))
+        self.check_shape("similarity_PNN", array, (*self.rewards_PN.shape, num_candidates))
         both = self.present_PN[:, :, None] & self.present_PN[:, None, :]
         self._check_known("similarity_PNN", array, both)
         return array if both.all() else np.where(both, array, 0.0)
 
-    def _check_shape(self, name: str, array: npt.NDArray[np.floating], shape: object) -> None:
+    def check_shape(
+        self, name: str, array: npt.NDArray[np.floating], shape: tuple[int, ...]
+    ) -> None:
+        """Hold an array to the shape that goes with these rewards.
+
+        Raises:
+            DataFormatError: It has another.
+        """
         if array.shape != shape:
             raise DataFormatError(
                 f"{name} has the shape {array.shape}; beside rewards of {self.rewards_PN.shape} "
@@ -122,14 +127,14 @@ def first_largest(values: Floats) -> Ints:
     return first
 
 
-def check_beta(beta: float) -> float:
-    """A strength of regularization.
+def check_beta(beta: float, name: str = "beta") -> float:
+    """A strength of regularization, or another weight; `name` is what errors call it.
 
     Raises:
         ConfigError: Not a finite number >= 0.
     """
     if isinstance(beta, bool) or not isinstance(beta, numbers.Real) or not 0 <= beta < math.inf:
-        raise ConfigError(f"beta must be a finite number >= 0, got beta={beta!r}.")
+        raise ConfigError(f"{name} must be a finite number >= 0, got {name}={beta!r}.")
     return float(beta)
 
 
@@ -156,10 +161,22 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"Unknown {kind} {name!r}. Available: {', '.join(known)}.{hint}")
 
 
-def _floats(name: str, values: npt.ArrayLike) -> Floats:
+def floats(name: str, values: npt.ArrayLike) -> Floats:
+    """The values as an array.
+
+    Raises:
+        DataFormatError: They are no numbers, or lists of different lengths.
+    """
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataFormatError(
             f"{name} is no array of numbers ({error}). Pad shorter pools with nan."
         ) from error
+
+
+def floating(name: str, values: npt.ArrayLike) -> npt.NDArray[np.floating]:
+    """The values as an array of the float type that they have, for those that are large."""
+    if isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.floating):
+        return values
+    return floats(name, values)

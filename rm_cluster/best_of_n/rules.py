@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rm_cluster.best_of_n.pools import Pools, check_beta, first_largest, unknown_name
+from rm_cluster.best_of_n.pools import Pools, check_beta, first_largest, floating, unknown_name
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.metrics.judged import Bools, Floats, Ints
 
@@ -96,22 +96,23 @@ def bonus(
     similarity_PNN: npt.ArrayLike | None = None,
     num_tokens_PN: npt.ArrayLike | None = None,
 ) -> Floats:
-    """[P, N] what beta multiplies in a rule, for `pick` and `beta_paths`; 0 where no candidate is.
+    """[P, N] what beta multiplies in a rule, for `pick` and `beta_paths`; nan where nothing is.
 
     Args:
-        rule: `rbon_kl`, `rbon_wd` or `rbon_l`; `bon` has a bonus of 0, that of `mbr` is its whole
-            score.
+        rule: `rbon_kl`, `rbon_wd` or `rbon_l`; `bon` has a bonus of 0, that of `mbr` is all that it
+            maximizes.
         rewards_PN: They say only where candidates are.
         ref_logprobs_PN: As in `select`, and so are the others.
         similarity_PNN: See `select`.
         num_tokens_PN: See `select`.
 
     Raises:
-        ConfigError: An unknown rule, one without a bonus, or a missing input.
+        ConfigError: An unknown rule, or a missing input.
         DataFormatError: An array is not what it should be.
     """
     pools = Pools.of(rewards_PN)
-    return _bonus(rule, pools, ref_logprobs_PN, similarity_PNN, num_tokens_PN)
+    values = _bonus(rule, pools, ref_logprobs_PN, similarity_PNN, num_tokens_PN)
+    return np.where(pools.present_PN, values, np.nan)
 
 
 def _bonus(
@@ -199,10 +200,10 @@ def mean_similarity(embeddings_PND: npt.ArrayLike, present_PN: Bools | None = No
         present_PN: Where candidates are (`~np.isnan(rewards_PN)`); everywhere if None.
 
     Returns:
-        [P, N], 0 where there is no candidate.
+        [P, N], nan where there is no candidate. `pick(means, means, 0)` is MBR.
     """
     embeddings, present = _embeddings(embeddings_PND, present_PN)
-    means = np.zeros(present.shape)
+    means = np.full(present.shape, np.nan)
     for prompt, here in enumerate(present):
         unit = _unit(embeddings[prompt][here])
         # einsum sums each row in the same way, so equal candidates stay equal to the last bit
@@ -229,7 +230,7 @@ def _embeddings(
     embeddings_PND: npt.ArrayLike, present_PN: Bools | None
 ) -> tuple[npt.NDArray[np.floating], Bools]:
     """The two arrays, checked. Their type stays: a prompt at a time is converted."""
-    embeddings = np.asarray(embeddings_PND)
+    embeddings = floating("embeddings_PND", embeddings_PND)
     if embeddings.ndim != 3:
         raise DataFormatError(
             f"embeddings_PND has the shape {embeddings.shape}; it must be [prompts, candidates, "

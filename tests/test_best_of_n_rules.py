@@ -136,6 +136,13 @@ def test_mean_similarity_needs_no_matrix(missing: float) -> None:
         assert (gap <= 1e-9 * max(1, beta)).all()
 
 
+def test_two_candidates_are_as_central_as_each_other() -> None:
+    embeddings = np.random.default_rng(1).normal(size=(200, 2, 384))
+    means = mean_similarity(embeddings)
+    assert (pick(means, means, 0) == 0).all()
+    assert (select("mbr", means, similarity_PNN=cosine_similarity(embeddings)) == 0).all()
+
+
 def test_equal_candidates_have_equal_mean_similarity() -> None:
     embeddings = np.random.default_rng(0).normal(size=(1, 33, 50))
     embeddings[0, [3, 17, 32]] = embeddings[0, 8]

@@ -21,6 +21,9 @@ from rm_cluster.metrics.judged import Bools, Floats, Ints
 
 DETERMINISTIC = ("bon", "mbr", "rbon_kl", "rbon_wd", "rbon_l")
 STOCHASTIC = ("srbon_kl", "srbon_wd", "soft_bon", "inference_time_pessimism")
+_DECIMALS = 12
+"""Cosines are rounded to these, beyond their rounding errors: what is equal must tie, as any two
+candidates that are alone in their pool."""
 
 
 def select(
@@ -206,9 +209,8 @@ def mean_similarity(embeddings_PND: npt.ArrayLike, present_PN: Bools | None = No
     means = np.full(present.shape, np.nan)
     for prompt, here in enumerate(present):
         unit = _unit(embeddings[prompt][here])
-        # einsum sums each row in the same way, so equal candidates stay equal to the last bit
-        means[prompt, here] = np.einsum("nd,d->n", unit, unit.mean(axis=0))
-    return means
+        means[prompt, here] = unit @ unit.mean(axis=0)
+    return means.round(_DECIMALS)
 
 
 def cosine_similarity(embeddings_PND: npt.ArrayLike, present_PN: Bools | None = None) -> Floats:
@@ -223,7 +225,7 @@ def cosine_similarity(embeddings_PND: npt.ArrayLike, present_PN: Bools | None = 
     for prompt, here in enumerate(present):
         unit = _unit(embeddings[prompt][here])
         similarity[prompt][np.ix_(here, here)] = unit @ unit.T
-    return similarity
+    return similarity.round(_DECIMALS)
 
 
 def _embeddings(

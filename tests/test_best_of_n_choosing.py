@@ -8,6 +8,7 @@ import pytest
 from rm_cluster.best_of_n import (
     choose_and_judge,
     choose_beta,
+    combine_members,
     development_prompts,
     judge_beta,
     pick,
@@ -63,6 +64,7 @@ def test_plain_best_of_n_is_chosen_where_nothing_is_better() -> None:
 def test_an_open_end_is_twice_the_last_breakpoint() -> None:
     choice = choose_beta([[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]])
     assert (choice.low, choice.beta, choice.high) == (1, 2, math.inf)
+    assert np.isnan(choice.interval).all()
 
 
 def test_a_beta_between_neighboring_floats_is_found() -> None:
@@ -75,7 +77,7 @@ def test_a_beta_between_neighboring_floats_is_found() -> None:
 def test_the_interval_covers_what_a_large_sample_says() -> None:
     large = choose_beta(*world(20_000, seed=9)).beta
     assert large == pytest.approx(1, abs=0.15)
-    # 20 intervals of 95 %: fewer than 16 would happen once in 4,000
+    # 20 intervals of 95 %: fewer than 16 would happen once in 390
     covered = 0
     for seed in range(20):
         low, high = choose_beta(*world(60, seed)).interval
@@ -111,9 +113,12 @@ def test_the_choice_sees_development_prompts_only() -> None:
     rewards, bonus, gold = world(80)
     dev = development_prompts(80, 30, seed=1)
     assert dev.sum() == 30
-    spoiled = np.where(dev[:, None], gold, -gold)
-    choice, outcome = choose_and_judge(rewards, bonus, spoiled, gold, dev)
-    assert choice == choose_beta(rewards[dev], bonus[dev], gold[dev])
+    held_out = gold + np.random.default_rng(2).normal(size=gold.shape)
+    # nan on the other side: an error, were it looked at
+    criterion = np.where(dev[:, None], held_out, np.nan)
+    judged = np.where(dev[:, None], np.nan, gold)
+    choice, outcome = choose_and_judge(rewards, bonus, criterion, judged, dev)
+    assert choice == choose_beta(rewards[dev], bonus[dev], held_out[dev])
     expected = judge_beta(rewards[~dev], bonus[~dev], gold[~dev], choice.beta)
     assert outcome.gold.value == expected.gold.value
     assert outcome.gold.n == 50
@@ -124,6 +129,21 @@ def test_a_held_out_reward_model_can_choose_without_gold() -> None:
     held_out = gold + np.random.default_rng(5).normal(size=gold.shape)
     dev = development_prompts(600, 300)
     choice, outcome = choose_and_judge(rewards, bonus, held_out, gold, dev)
+    assert choice.beta > 0
+    assert outcome.gain.interval[0] > 0
+
+
+def test_an_ensemble_that_disagrees_can_choose_without_gold() -> None:
+    # rewards whose errors, a tenth of them gross, the bonus does not share; no member saw gold
+    rng = np.random.default_rng(6)
+    gold = rng.normal(size=(400, 12))
+    gross = 4 * (rng.random(gold.shape) < 0.1)
+    members = gold + rng.normal(size=(5, *gold.shape)) * (0.5 + gross)
+    rewards, bonus = members[0], gold + rng.normal(size=gold.shape)
+    criterion = combine_members(members[1:], "lower_confidence_bound", weight=1.0)
+    choice, outcome = choose_and_judge(
+        rewards, bonus, criterion, gold, development_prompts(400, 200)
+    )
     assert choice.beta > 0
     assert outcome.gain.interval[0] > 0
 

@@ -11,6 +11,7 @@ breakpoints of all prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -43,7 +44,8 @@ class BetaChoice(NamedTuple):
             first. 0 where plain Best-of-N is as good as any, and twice the last breakpoint where
             the interval has no end.
         low, high: That interval: low < beta <= high, or 0 <= beta <= high where it begins with 0.
-        interval: Of the chosen beta, by percentiles of a bootstrap over prompts which chooses anew.
+        interval: Of the chosen beta, by percentiles of a bootstrap over prompts which chooses anew;
+            nan for a single prompt.
         criterion: Mean at `beta`. It is the largest of many and so somewhat high: judge on others.
         criterion_of_bon: Mean at beta = 0.
         n: Prompts.
@@ -136,11 +138,12 @@ def choose_beta(
     ]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(chosen, (tail, 1 - tail), method="inverted_cdf")
+    known = len(first) > 1
     return BetaChoice(
         beta=_middle(edges, best),
         low=float(edges[best]),
         high=float(edges[best + 1]),
-        interval=(float(low), float(high)),
+        interval=(float(low), float(high)) if known else (math.nan, math.nan),
         criterion=float(whole[0, best]),
         criterion_of_bon=float(whole[0, 0]),
         n=len(first),

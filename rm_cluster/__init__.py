@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rm_cluster import downstream, metrics
+    from rm_cluster import best_of_n, downstream, metrics
     from rm_cluster.benchmarks import load_benchmark
     from rm_cluster.config import CorrelateConfig, EvaluateConfig
     from rm_cluster.downstream import correlate
@@ -25,6 +25,7 @@ __all__ = [
     "EvaluateConfig",
     "Length",
     "RMClusterError",
+    "best_of_n",
     "correlate",
     "downstream",
     "evaluate",
@@ -48,7 +49,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("downstream", "metrics"):
+    if name in ("best_of_n", "downstream", "metrics"):
         return importlib.import_module(f"rm_cluster.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'rm_cluster' has no attribute {name!r}")

@@ -21,8 +21,8 @@ SIGNATURES = {
 def test_names() -> None:
     assert rmc.__all__ == [
         "Classifier", "CorrelateConfig", "EvalResult", "EvaluateConfig", "Length",
-        "RMClusterError", "correlate", "downstream", "evaluate", "load_benchmark", "load_result",
-        "metrics",
+        "RMClusterError", "best_of_n", "correlate", "downstream", "evaluate", "load_benchmark",
+        "load_result", "metrics",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None
@@ -33,6 +33,20 @@ def test_signatures() -> None:
         assert list(inspect.signature(getattr(rmc, name)).parameters) == parameters
     assert list(inspect.signature(rmc.EvalResult.save).parameters) == ["self", "dir"]
     assert list(inspect.signature(rmc.Classifier.score).parameters) == ["self", "prompt_groups"]
+
+
+def test_best_of_n_signatures() -> None:
+    inputs = ["ref_logprobs_PN", "similarity_PNN", "num_tokens_PN"]
+    signatures = {
+        "select": ["rule", "rewards_PN", "beta", *inputs],
+        "select_probabilities": ["rule", "rewards_PN", "beta", *inputs],
+        "expected_best_of_n": ["proxy_PN", "gold_PN", "n"],
+        "beta_path": ["rewards_N", "bonus_N"],
+    }
+    for name, parameters in signatures.items():
+        found = inspect.signature(getattr(rmc.best_of_n, name)).parameters
+        assert list(found) == parameters
+    assert inspect.signature(rmc.best_of_n.select).parameters["beta"].default == 0.0
 
 
 def test_tables() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
     from rm_cluster.result import EvalResult, load_result
-    from rm_cluster.scorers import Classifier, Length
+    from rm_cluster.scorers import Classifier, Length, Logprob
 
 __all__ = [
     "Classifier",
@@ -24,6 +24,7 @@ __all__ = [
     "EvalResult",
     "EvaluateConfig",
     "Length",
+    "Logprob",
     "RMClusterError",
     "correlate",
     "downstream",
@@ -39,6 +40,7 @@ _HOMES = {
     "EvalResult": "result",
     "EvaluateConfig": "config",
     "Length": "scorers",
+    "Logprob": "scorers",
     "RMClusterError": "errors",
     "correlate": "downstream",
     "evaluate": "evaluation",

@@ -15,14 +15,15 @@ SIGNATURES = {
     "load_result": ["dir"],
     "Classifier": ["truncation", "options"],
     "Length": ["options"],
+    "Logprob": ["truncation", "options"],
 }
 
 
 def test_names() -> None:
     assert rmc.__all__ == [
         "Classifier", "CorrelateConfig", "EvalResult", "EvaluateConfig", "Length",
-        "RMClusterError", "correlate", "downstream", "evaluate", "load_benchmark", "load_result",
-        "metrics",
+        "Logprob", "RMClusterError", "correlate", "downstream", "evaluate", "load_benchmark",
+        "load_result", "metrics",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None

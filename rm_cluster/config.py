@@ -82,6 +82,27 @@ class LogprobConfig(PretrainedConfig):
     """Whether the token that ends the turn counts as the last of the completion."""
 
 
+class GeneratorConfig(PretrainedConfig):
+    """A causal language model, and how completions are sampled from it."""
+
+    template: str | None = None
+    """As for a classifier."""
+    n: PositiveInt = 1
+    """Samples of each prompt."""
+    max_new_tokens: PositiveInt = 256
+    temperature: NonNegativeFloat = 1.0
+    """0 takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    seed: NonNegativeInt = 0
+
+
+class EmbeddingConfig(PretrainedConfig):
+    """An encoder whose mean-pooled states are embeddings."""
+
+    truncate: bool = False
+    """Whether a text over max_length loses its end; it is an error if not."""
+
+
 class LengthConfig(_Config):
     """Counts the completion's tokens: the verbosity baseline, and a dry run without weights."""
 

@@ -1,4 +1,4 @@
-"""Measurements on torch: rewards of classifiers, log-probs of causal language models.
+"""Measurements on torch: rewards, log-probs of given tokens, embeddings.
 
 Shapes: B texts of a batch, T tokens of its longest, N hidden states, H hidden, V vocabulary, R
 scored tokens.
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rm_cluster.config import ClassifierConfig, LogprobConfig
+from rm_cluster.config import ClassifierConfig, EmbeddingConfig, LogprobConfig
 from rm_cluster.engines.decoder import (
     Decoder,
     device,
@@ -182,6 +182,37 @@ class LogprobEngine:
                 f"{name} is a {type(model).__name__}, which does more to its logits than its "
                 "output embeddings and a soft cap; its log-probs would be wrong."
             )
+
+
+class EmbeddingEngine:
+    """An encoder in memory.
+
+    Args:
+        config: Which, and how.
+        dtype: Of the weights; the mean over tokens is float32.
+        num_threads: Of torch on a CPU; torch's own choice if None.
+    """
+
+    def __init__(self, config: EmbeddingConfig, dtype: str, num_threads: int | None = None) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self._tokens_per_batch = config.tokens_per_batch
+        self._model = load_pretrained(AutoModel, config, dtype, "an encoder")
+
+    @torch.inference_mode()
+    def embeddings(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
+        """Return [n, d] means of the last hidden states over each text's tokens, to length 1."""
+        texts, index = distinct(token_ids)
+        found = np.empty((len(texts), self._model.config.hidden_size))
+        for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
+            input_ids, lengths = right_padded([texts[i] for i in indices])
+            mask = torch.arange(input_ids.shape[1], device=device()) < lengths[:, None]
+            hidden = self._model(input_ids=input_ids, attention_mask=mask.long())[0].float()
+            total = (hidden * mask[..., None]).sum(1)
+            # the number of tokens cancels when the length becomes 1
+            unit = torch.nn.functional.normalize(total, dim=-1)
+            found[indices] = unit.cpu().double().numpy()
+        return found[index]
 
 
 def _is_decoder(model: Any) -> bool:

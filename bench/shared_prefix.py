@@ -44,8 +44,8 @@ SETS = {
     # prompts, completions of each, shortest and longest prompt, shortest and longest completion
     "pairs": (6, 2, (50, 300), (50, 300)),
     "rm-bench": (2, 6, (50, 300), (100, 500)),
-    "32 completions, long prompts": (1, 32, (600, 1000), (10, 40)),
-    "32 completions, short prompts": (1, 32, (50, 100), (50, 150)),
+    "32 completions, long prompts": (1, 32, (400, 600), (10, 40)),
+    "32 completions, short prompts": (1, 32, (50, 100), (50, 100)),
 }
 
 

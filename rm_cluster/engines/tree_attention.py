@@ -98,13 +98,14 @@ def _along_paths(
 ) -> torch.Tensor:
     """Each segment attends to its text from the beginning, with windows and soft caps."""
     out = torch.empty_like(query)
+    groups = query.shape[1] // key.shape[1]
     for segment, path in zip(tree.segments, tree.paths, strict=True):
         here = slice(segment.start, segment.end)
         mask = _mask(len(path), segment.end - segment.start, sliding_window, query.device)
-        keys, values = key[:, :, path], value[:, :, path]
+        keys, values = (x[:, :, path].repeat_interleave(groups, 1) for x in (key, value))
         if softcap is None:
             out[:, :, here] = torch.nn.functional.scaled_dot_product_attention(
-                query[:, :, here], keys, values, mask, scale=scaling, enable_gqa=True
+                query[:, :, here], keys, values, mask, scale=scaling
             )
         else:
             out[:, :, here] = _capped(query[:, :, here], keys, values, mask, scaling, softcap)
@@ -129,8 +130,6 @@ def _capped(
     softcap: float,
 ) -> torch.Tensor:
     """Attention whose scores s become `softcap * tanh(s / softcap)` (Gemma 2)."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = softcap * torch.tanh(query @ key.transpose(2, 3) * (scaling / softcap))
     weights = scores.masked_fill(~mask, -math.inf).softmax(-1, dtype=torch.float32)
     return weights.to(value.dtype) @ value

@@ -1,6 +1,6 @@
 """Time packed batches with shared prefixes against padded batches.
 
-    python bench/shared_prefix.py [num_repeats=3]
+    python bench/shared_prefix.py [dtype=float32] [num_repeats=3]
 
 A Llama-shaped reward model with random weights scores four sets of random token ids of the
 lengths that preference benchmarks have, in the same process and on the same threads. `padded` are
@@ -8,7 +8,7 @@ length-sorted batches on the attention that transformers would take (SDPA, no ma
 budget that suits them best on two cores; `packed` are the engine's own, to its default budget. The
 two take turns, because other work on the machine slows whoever it meets: a ratio is of neighbors,
 and its median and range over the repeats are told. Rewards of both are compared. Writes
-`bench/results/shared_prefix.json`.
+`bench/results/shared_prefix_DTYPE.json`.
 """
 
 from __future__ import annotations
@@ -98,36 +98,35 @@ def measure(
 def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     options = dict(argument.split("=") for argument in sys.argv[1:])
+    dtype = options.get("dtype", "float32")
     num_repeats = int(options.get("num_repeats", 3))
-    results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         save_model(folder)
-        for dtype in ("float32", "bfloat16"):
-            padded, packed = (
-                ClassifierEngine(
-                    ClassifierConfig(
-                        model=folder, attn_implementation=attention, tokens_per_batch=budget
-                    ),
-                    dtype,
-                    NUM_THREADS,
-                )
-                for attention, budget in (("sdpa", PADDED_TOKENS), (None, PACKED_TOKENS))
+        padded, packed = (
+            ClassifierEngine(
+                ClassifierConfig(
+                    model=folder, attn_implementation=attention, tokens_per_batch=budget
+                ),
+                dtype,
+                NUM_THREADS,
             )
-            for name in SETS:
-                rng = np.random.default_rng(0)
-                found = measure(padded, packed, draw(name, rng), num_repeats)
-                results[f"{name}, {dtype}"] = found
-                low, high = found["ratio_range"]
-                print(
-                    f"{name + ', ' + dtype:42} {found['tokens_saved']:5.2f}x fewer tokens, "
-                    f"{found['ratio']:5.2f}x as fast ({low:.2f} to {high:.2f}, n={num_repeats})"
-                )
+            for attention, budget in (("sdpa", PADDED_TOKENS), (None, PACKED_TOKENS))
+        )
+    results = {}
+    for name in SETS:
+        found = measure(padded, packed, draw(name, np.random.default_rng(0)), num_repeats)
+        results[name] = found
+        low, high = found["ratio_range"]
+        print(
+            f"{name:30} {found['tokens_saved']:5.2f}x fewer tokens, {found['ratio']:5.2f}x as fast "
+            f"({low:.2f} to {high:.2f}, n={num_repeats})"
+        )
     machine = (
-        f"{platform.machine()}, {NUM_THREADS} threads, {platform.python_implementation()} "
+        f"{platform.machine()}, {NUM_THREADS} threads, {dtype}, {platform.python_implementation()} "
         f"{platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
-    target = Path(__file__).parent / "results" / "shared_prefix.json"
+    target = Path(__file__).parent / "results" / f"shared_prefix_{dtype}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
 

@@ -56,6 +56,30 @@ def test_equal_to_one_text_at_a_time(tmp_path: Path, family: str, pad_token: str
         assert_equal(scorer.score(rows), one_at_a_time(folder, rows))
 
 
+def test_all_kinds_of_groups_at_once(tiny_llama: Path) -> None:
+    long = "An exemplar that many prompts begin with. " * 8
+    rows = [
+        row(long + "One?", ["", "a", "ab", "abc", "ab", "b" * 30]),
+        row(long + "Two?", ["same beginning, one end", "same beginning, another end"]),
+        row("Hi", ["x" * 2500, *"abcdefgh"]),  # one huge among many tiny
+        row("Hi", ["x" * 2500 + "y"]),
+        row("é語🙂", ["🙂", "🙂🙂", ""]),
+        row("", ["", "a"]),
+    ]
+    expected = one_at_a_time(tiny_llama, rows)
+    for tokens_per_batch in (1, 400, 100_000):
+        scorer = rmc.Classifier(model=str(tiny_llama), tokens_per_batch=tokens_per_batch)
+        assert_equal(scorer.score(rows), expected)
+    assert scorer.contract["batching"] == "packed, prefixes shared"
+
+
+def test_an_attention_of_ones_own_is_padded(tiny_llama: Path) -> None:
+    rows = random_rows(6, seed=5)
+    scorer = rmc.Classifier(model=str(tiny_llama), attn_implementation="eager")
+    assert scorer.contract["batching"] == "padded"
+    assert_equal(scorer.score(rows), one_at_a_time(tiny_llama, rows))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_company_and_order_do_not_matter(tiny_llama: Path, seed: int) -> None:
     rng = random.Random(seed)

@@ -12,7 +12,10 @@ import torch
 import transformers
 
 import rm_cluster as rmc
+from rm_cluster.config import EvaluateConfig, parse_config
 from rm_cluster.errors import ConfigError
+from rm_cluster.scorers import build_scorer
+from rm_cluster.scorers.scorer import contract_id
 from rm_cluster.types import Row
 from tests.families import CAUSAL, attention_of_reference, save_family
 from tests.models import tokenizer
@@ -77,6 +80,16 @@ def test_without_the_end_of_the_turn(tiny_lm: Path) -> None:
     assert found[0][2] == found[0][3]
 
 
+def test_nothing_to_sum_over(tiny_lm: Path) -> None:
+    scorer = rmc.Logprob(model=str(tiny_lm), include_eos=False)
+    assert [
+        sums.tolist() for sums in scorer.score([row(completions=["", ""]), row("U", [""])])
+    ] == [
+        [0, 0],
+        [0],
+    ]
+
+
 def test_an_empty_completion_with_the_end_is_that_token_alone(tiny_lm: Path) -> None:
     rows = [row(completions=["", "a"])]
     scorer = rmc.Logprob(model=str(tiny_lm))
@@ -108,6 +121,25 @@ def test_the_logits_are_float32_in_bfloat16(tiny_lm: Path) -> None:
     # states of 8 bits: a few 2^-8 of each token's log-prob
     assert np.abs(exact - rough).max() < 0.02 * np.abs(exact).max()
     assert (exact != rough).any()
+
+
+def contract(folder: Path, **options: Any) -> dict[str, Any]:
+    config = {"type": "logprob", "model": str(folder), **options}
+    run = parse_config(EvaluateConfig, {"reward_models": [config], "benchmarks": ["ppe"]})
+    found: dict[str, Any] = build_scorer(run.reward_models[0], run.scoring).contract
+    return found
+
+
+def test_what_a_run_stores_by(tiny_lm: Path) -> None:
+    plain = contract(tiny_lm)
+    assert plain["type"] == "logprob"
+    assert plain["end_of_turn"] == "</s>"
+    ids = {
+        contract_id(contract(tiny_lm, **options))
+        for options in ({}, {"include_eos": False}, {"max_length": 50}, {"template": "plain"})
+    }
+    assert len(ids) == 4
+    assert contract_id(plain) == contract_id({**plain, "batching": "padded"})
 
 
 def test_left_prompt_cuts_the_prompt_alone(tiny_lm: Path) -> None:

@@ -105,8 +105,10 @@ class LogprobEngine:
         model = load_pretrained(AutoModelForCausalLM, config, dtype, "a causal language model")
         text_config = model.config.get_text_config()
         self._softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
-        # a copy, because embeddings that are tied to it keep the model's dtype
-        self._head = copy.deepcopy(model.get_output_embeddings()).float()
+        self._head = model.get_output_embeddings()
+        if model.dtype != torch.float32:
+            # a copy, because embeddings that are tied to it keep the model's dtype
+            self._head = copy.deepcopy(self._head).float()
         self._rows_at_once = max(1, _LOGITS_IN_MEMORY // self._head.weight.shape[0])
         with torch.inference_mode():
             self._check(model, config.name)
@@ -146,16 +148,15 @@ class LogprobEngine:
         """[R] log-probs of `targets` at `rows` of `hidden`; a row meets the head once."""
         unique, column = np.unique(rows, return_inverse=True)
         order = np.argsort(column, kind="stable")
-        starts = np.arange(0, len(unique), self._rows_at_once)
+        column, targets = column[order], targets[order].astype(np.int64)
         found = np.empty(len(rows))
-        for start, picks in zip(
-            starts,
-            np.split(order, np.searchsorted(column[order], starts[1:])),
-            strict=True,
-        ):
-            logits = self._logits(hidden[unique[start : start + self._rows_at_once]])
-            chosen = logits[column[picks] - start, targets[picks].astype(np.int64)]
-            found[picks] = _numbers(chosen - logits.logsumexp(-1)[column[picks] - start])
+        for start in range(0, len(unique), self._rows_at_once):
+            end = start + self._rows_at_once
+            logits = self._logits(hidden[unique[start:end]])
+            here = slice(*np.searchsorted(column, (start, end)))
+            places = column[here] - start
+            logprobs = logits[places, targets[here]] - logits.logsumexp(-1)[places]
+            found[order[here]] = _numbers(logprobs)
         return found
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:

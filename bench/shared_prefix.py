@@ -4,10 +4,10 @@
 
 A Llama-shaped reward model with random weights scores four sets of random token ids of the
 lengths that preference benchmarks have, in the same process and on the same threads. `padded` are
-length-sorted batches on the attention that transformers would take (SDPA, no mask), to the token
-budget that suits them best on two cores; `packed` are the engine's own, to its default budget. The
-two take turns, because other work on the machine slows whoever it meets: a ratio is of neighbors,
-and its median and range over the repeats are told. Rewards of both are compared. Writes
+length-sorted batches on the attention that transformers would take (SDPA, no mask), `packed` are
+the engine's own; each to the token budget that suits it best on two cores. The two take turns,
+because other work on the machine slows whoever it meets: a ratio is of neighbors, and its median
+and range over the repeats are told. Rewards of both are compared. Writes
 `bench/results/shared_prefix_DTYPE.json`.
 """
 
@@ -29,7 +29,7 @@ from rm_cluster.engines.packing import pack, tree_batches
 from rm_cluster.engines.torch_engine import ClassifierEngine
 
 NUM_THREADS = 2
-PADDED_TOKENS, PACKED_TOKENS = 1024, 8192
+PADDED_TOKENS, PACKED_TOKENS = 1024, 2048
 VOCABULARY = 4096
 MODEL = {
     "hidden_size": 384,

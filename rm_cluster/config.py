@@ -55,8 +55,8 @@ class PretrainedConfig(_Config):
     attn_implementation: str | None = None
     """One of transformers', for padded batches; our own, with shared prefixes, where None."""
     trust_remote_code: bool = False
-    tokens_per_batch: PositiveInt = 8192
-    """Tokens in one forward pass, padding included."""
+    tokens_per_batch: PositiveInt | None = None
+    """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None."""
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from rm_cluster.config import GeneratorConfig
-from rm_cluster.engines.decoder import device, load_pretrained
+from rm_cluster.engines.decoder import device, load_pretrained, token_budget
 from rm_cluster.engines.packing import TokenIds
 
 
@@ -59,7 +59,7 @@ class SamplingEngine:
         found: dict[tuple[int, int], Sample] = {}
         while requests:
             width = len(prompts[requests[0][0]]) + longest
-            size = max(1, self._config.tokens_per_batch // width)
+            size = max(1, token_budget(self._config) // width)
             batch, requests = requests[:size], requests[size:]
             draws = np.stack([self._draws(prompts[i], k) for i, k in batch])
             samples = self._batch([prompts[i] for i, _ in batch], draws)

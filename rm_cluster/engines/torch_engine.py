@@ -23,6 +23,7 @@ from rm_cluster.engines.decoder import (
     load_pretrained,
     padded_batches,
     right_padded,
+    token_budget,
 )
 from rm_cluster.engines.packing import Positions, TokenIds, is_packed
 from rm_cluster.errors import ConfigError
@@ -50,7 +51,7 @@ class ClassifierEngine:
     ) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        self._tokens_per_batch = config.tokens_per_batch
+        self._tokens_per_batch = token_budget(config)
         self._model = load_pretrained(
             AutoModelForSequenceClassification, config, dtype, "a sequence classifier"
         )
@@ -61,7 +62,7 @@ class ClassifierEngine:
             self._decoder = Decoder(
                 self._model,
                 packed=is_packed(config, self._model.config),
-                tokens_per_batch=config.tokens_per_batch,
+                tokens_per_batch=token_budget(config),
             )
         else:
             self._head.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
@@ -113,7 +114,7 @@ class LogprobEngine:
         with torch.inference_mode():
             self._check(model, config.name)
         self._decoder = Decoder(
-            model, packed=is_packed(config, model.config), tokens_per_batch=config.tokens_per_batch
+            model, packed=is_packed(config, model.config), tokens_per_batch=token_budget(config)
         )
 
     @torch.inference_mode()
@@ -197,7 +198,7 @@ class EmbeddingEngine:
     def __init__(self, config: EmbeddingConfig, dtype: str, num_threads: int | None = None) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        self._tokens_per_batch = config.tokens_per_batch
+        self._tokens_per_batch = token_budget(config)
         self._model = load_pretrained(AutoModel, config, dtype, "an encoder")
 
     @torch.inference_mode()

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
     from rm_cluster.result import EvalResult, load_result
-    from rm_cluster.scorers import Classifier, Length
+    from rm_cluster.scorers import Classifier, Embedding, Generator, Length, Logprob
 
 __all__ = [
     "Classifier",
     "CorrelateConfig",
+    "Embedding",
     "EvalResult",
     "EvaluateConfig",
+    "Generator",
     "Length",
+    "Logprob",
     "RMClusterError",
     "best_of_n",
     "correlate",
@@ -37,9 +40,12 @@ __all__ = [
 _HOMES = {
     "Classifier": "scorers",
     "CorrelateConfig": "config",
+    "Embedding": "scorers",
     "EvalResult": "result",
     "EvaluateConfig": "config",
+    "Generator": "scorers",
     "Length": "scorers",
+    "Logprob": "scorers",
     "RMClusterError": "errors",
     "correlate": "downstream",
     "evaluate": "evaluation",

@@ -38,10 +38,9 @@ class _Config(BaseModel):
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
 
-class ClassifierConfig(_Config):
-    """A Hugging Face sequence classifier with one label, whose logit is the reward."""
+class PretrainedConfig(_Config):
+    """What all pretrained models of Hugging Face have in common here."""
 
-    type: Literal["classifier"] = "classifier"
     model: str = Field(min_length=1)
     """Local folder or hub id; weights in safetensors."""
     name: str = ""
@@ -49,21 +48,59 @@ class ClassifierConfig(_Config):
     revision: str = "main"
     tokenizer: str | None = None
     """Local folder or hub id of the tokenizer; `model` where not given."""
-    template: str | None = None
-    """`plain`, `concat`, a .jinja file or Jinja text; the tokenizer's own chat template if None."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_length: PositiveInt | None = None
     """Tokens; the model's own limit where None."""
     engine: Literal["torch"] = "torch"
     attn_implementation: str | None = None
+    """One of transformers', for padded batches; our own, with shared prefixes, where None."""
     trust_remote_code: bool = False
-    tokens_per_batch: PositiveInt = 8192
-    """Padded tokens in one forward pass."""
+    tokens_per_batch: PositiveInt | None = None
+    """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None."""
 
     @model_validator(mode="before")
     @classmethod
     def _name_after_model(cls, data: Any) -> Any:
         return _with_default_name(data, "model")
+
+
+class ClassifierConfig(PretrainedConfig):
+    """A Hugging Face sequence classifier with one label, whose logit is the reward."""
+
+    type: Literal["classifier"] = "classifier"
+    template: str | None = None
+    """`plain`, `concat`, a .jinja file or Jinja text; the tokenizer's own chat template if None."""
+
+
+class LogprobConfig(PretrainedConfig):
+    """A causal language model; the reward is the log-probability of the completion, in nats."""
+
+    type: Literal["logprob"] = "logprob"
+    template: str | None = None
+    """As for a classifier."""
+    include_eos: bool = True
+    """Whether the token that ends the turn counts as the last of the completion."""
+
+
+class GeneratorConfig(PretrainedConfig):
+    """A causal language model, and how completions are sampled from it."""
+
+    template: str | None = None
+    """As for a classifier."""
+    n: PositiveInt = 1
+    """Samples of each prompt."""
+    max_new_tokens: PositiveInt = 256
+    temperature: NonNegativeFloat = 1.0
+    """0 takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    seed: NonNegativeInt = 0
+
+
+class EmbeddingConfig(PretrainedConfig):
+    """An encoder whose mean-pooled states are embeddings."""
+
+    truncate: bool = False
+    """Whether a text over max_length loses its end; it is an error if not."""
 
 
 class LengthConfig(_Config):
@@ -105,6 +142,7 @@ def _scorer_type(value: Any) -> str:
 
 RewardModelConfig = Annotated[
     Annotated[ClassifierConfig, Tag("classifier")]
+    | Annotated[LogprobConfig, Tag("logprob")]
     | Annotated[LengthConfig, Tag("length")]
     | Annotated[ImportedConfig, Tag("imported")]
     | Annotated[CustomScorerConfig, Tag("custom")],
@@ -308,7 +346,9 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first of pydantic's complaints in one line, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    path = [part for part in first["loc"] if part not in ("classifier", "custom", "imported")]
+    path = [
+        part for part in first["loc"] if part not in ("classifier", "custom", "imported", "logprob")
+    ]
     if len(path) >= 3 and path[0] == "reward_models" and path[2] == "length":
         del path[2]
     where = ".".join(map(str, path)) or "the configuration"
@@ -318,8 +358,8 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), _all_keys(kind))}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message = (
-            f"{where} must have a type: classifier, length, imported or package.module:Class, "
-            f"got {shown}."
+            f"{where} must have a type: classifier, logprob, length, imported or "
+            f"package.module:Class, got {shown}."
         )
     elif first["type"] == "missing":
         message = f"{where} is missing."
@@ -337,6 +377,7 @@ def _all_keys(kind: type[BaseModel]) -> list[str]:
         ScoringConfig,
         BenchmarkConfig,
         ClassifierConfig,
+        LogprobConfig,
         LengthConfig,
         ImportedConfig,
         CustomScorerConfig,

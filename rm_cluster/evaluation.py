@@ -25,7 +25,7 @@ from rm_cluster.metrics.curves import best_of_k_curves
 from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
 from rm_cluster.record import record
 from rm_cluster.result import EvalResult
-from rm_cluster.scorers import Classifier, build_scorer
+from rm_cluster.scorers import Classifier, Logprob, build_scorer
 from rm_cluster.scoring import score, stored_rewards
 from rm_cluster.serving import connect
 from rm_cluster.snapshot import Snapshot, rejected_rows, take_snapshot
@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     for model in imported:
         find_score_files(model)
     for scorer in scorers.values():
-        if isinstance(scorer, Classifier) and scorer.notice:
+        if isinstance(scorer, Classifier | Logprob) and scorer.notice:
             logger.warning(scorer.notice)
     _announce(run)
     with connect():

@@ -23,6 +23,7 @@ from rm_cluster.config import (
     CustomScorerConfig,
     EvaluateConfig,
     LengthConfig,
+    LogprobConfig,
 )
 from rm_cluster.errors import ScoringError
 from rm_cluster.pipeline import Encode, Score, Window
@@ -143,7 +144,7 @@ def _travels(config: AnyScorerConfig) -> bool:
     unpickled elsewhere, and of the user's own nobody knows.
     """
     match config:
-        case ClassifierConfig():
+        case ClassifierConfig() | LogprobConfig():
             return not config.trust_remote_code
         case LengthConfig():
             return True

@@ -14,15 +14,18 @@ SIGNATURES = {
     "load_benchmark": ["name", "path", "limit"],
     "load_result": ["dir"],
     "Classifier": ["truncation", "options"],
+    "Embedding": ["options"],
+    "Generator": ["options"],
     "Length": ["options"],
+    "Logprob": ["truncation", "options"],
 }
 
 
 def test_names() -> None:
     assert rmc.__all__ == [
-        "Classifier", "CorrelateConfig", "EvalResult", "EvaluateConfig", "Length",
-        "RMClusterError", "best_of_n", "correlate", "downstream", "evaluate", "load_benchmark",
-        "load_result", "metrics",
+        "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig", "Generator",
+        "Length", "Logprob", "RMClusterError", "best_of_n", "correlate", "downstream", "evaluate",
+        "load_benchmark", "load_result", "metrics",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None

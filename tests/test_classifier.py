@@ -3,7 +3,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,51 +10,22 @@ import torch
 import transformers
 
 import rm_cluster as rmc
-from rm_cluster.engines.torch_engine import batches
+from rm_cluster.engines.decoder import padded_batches
 from rm_cluster.errors import ConfigError
 from rm_cluster.types import Row
+from tests.families import FAMILIES, attention_of_reference, save_family
 from tests.models import save, save_llama, tokenizer
 from tests.rows import random_rows, row
-
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_labels": 1}
-DECODER = {**SMALL, "intermediate_size": 64, "max_position_embeddings": 4096}
-GROUPED = {**DECODER, "num_key_value_heads": 2}
-
-FAMILIES: dict[str, dict[str, Any]] = {
-    "Llama": GROUPED,
-    "Qwen2": GROUPED,
-    "Qwen3": {**GROUPED, "head_dim": 8},
-    "Mistral": {**GROUPED, "sliding_window": 16},
-    "Gemma2": {**GROUPED, "head_dim": 8, "sliding_window": 16},
-    "GPTNeoX": DECODER,
-    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 4096, "num_labels": 1},
-    "OPT": {**SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 4096},
-    "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "num_labels": 1},
-    "Bert": DECODER,
-    "Roberta": DECODER,
-    "DebertaV2": DECODER,
-    "ModernBert": {**DECODER, "local_attention": 16},
-}
-
-
-def save_family(family: str, folder: Path, tok: Any) -> Path:
-    config = getattr(transformers, f"{family}Config")(
-        vocab_size=300,
-        pad_token_id=tok.pad_token_id,
-        bos_token_id=tok.bos_token_id,
-        eos_token_id=tok.eos_token_id,
-        initializer_range=0.2,
-        **FAMILIES[family],
-    )
-    kind = getattr(transformers, f"{family}ForSequenceClassification")
-    return save(kind, config, folder, 0, tok)
 
 
 def one_at_a_time(folder: Path, rows: Sequence[Row]) -> list[np.ndarray]:
     """Plain transformers, one text in a batch, which needs no padding and no pad token."""
     tok = transformers.AutoTokenizer.from_pretrained(folder)
+    config = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32
+        folder,
+        dtype=torch.float32,
+        attn_implementation=attention_of_reference(config),
     ).eval()
     model.config.get_text_config().pad_token_id = None  # else it looks for pad ids in the text
     found = []
@@ -84,6 +54,30 @@ def test_equal_to_one_text_at_a_time(tmp_path: Path, family: str, pad_token: str
     for tokens_per_batch in (1, 700, 100_000):
         scorer = rmc.Classifier(model=str(folder), tokens_per_batch=tokens_per_batch)
         assert_equal(scorer.score(rows), one_at_a_time(folder, rows))
+
+
+def test_all_kinds_of_groups_at_once(tiny_llama: Path) -> None:
+    long = "An exemplar that many prompts begin with. " * 8
+    rows = [
+        row(long + "One?", ["", "a", "ab", "abc", "ab", "b" * 30]),
+        row(long + "Two?", ["same beginning, one end", "same beginning, another end"]),
+        row("Hi", ["x" * 2500, *"abcdefgh"]),  # one huge among many tiny
+        row("Hi", ["x" * 2500 + "y"]),
+        row("é語🙂", ["🙂", "🙂🙂", ""]),
+        row("", ["", "a"]),
+    ]
+    expected = one_at_a_time(tiny_llama, rows)
+    for tokens_per_batch in (1, 400, 100_000):
+        scorer = rmc.Classifier(model=str(tiny_llama), tokens_per_batch=tokens_per_batch)
+        assert_equal(scorer.score(rows), expected)
+    assert scorer.contract["batching"] == "packed, prefixes shared"
+
+
+def test_an_attention_of_ones_own_is_padded(tiny_llama: Path) -> None:
+    rows = random_rows(6, seed=5)
+    scorer = rmc.Classifier(model=str(tiny_llama), attn_implementation="eager")
+    assert scorer.contract["batching"] == "padded"
+    assert_equal(scorer.score(rows), one_at_a_time(tiny_llama, rows))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -160,7 +154,7 @@ def test_real_encoder(tmp_path: Path) -> None:
 def test_batches_keep_to_the_budget_and_lose_nothing() -> None:
     rng = random.Random(0)
     lengths = [rng.randint(1, 300) for _ in range(500)]
-    found = batches(lengths, 1000)
+    found = padded_batches(lengths, 1000)
     assert sorted(i for batch in found for i in batch) == list(range(500))
     for batch in found:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 1000

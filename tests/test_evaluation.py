@@ -18,7 +18,8 @@ import rm_cluster as rmc
 from rm_cluster.errors import ConfigError, ScoringError
 from rm_cluster.report.terminal import summary
 from rm_cluster.types import ROW_SCHEMA, Row
-from tests.models import save_llama
+from tests.families import CAUSAL, save_family
+from tests.models import save_llama, tokenizer
 from tests.ppe_data import write_ppe
 from tests.rows import random_rows
 from tests.test_classifier import one_at_a_time
@@ -356,3 +357,19 @@ def test_a_judge_of_pairs_is_said_to_be_one(tmp_path: Path) -> None:
     assert ("mean", "roc_auc") not in found
     assert "judge only compared pairs" in summary(result)
     assert "judge only compared pairs" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_log_probs_through_the_cluster_equal_those_in_process(tmp_path: Path) -> None:
+    folder = save_family("Qwen3", tmp_path / "lm", tokenizer(), CAUSAL)
+    rows = [row for row in random_rows(20, 3) if len(row["completions"]) > 1]
+    data = write_preferences(tmp_path / "data.jsonl", rows)
+    model = {"type": "logprob", "name": "lm", "model": str(folder)}
+    result = rmc.evaluate(config(tmp_path / "out", data, model))
+    found = rewards_by_id(result, "lm")
+    expected = rmc.Logprob(model=str(folder)).score(rows)
+    for row, sums in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(found[row["id"]], sums, rtol=0, atol=1e-4)
+    contract = result.run["reward_models"]["lm"]["contract"]
+    assert contract["batching"] == "packed, prefixes shared"
+    again = rmc.evaluate(config(tmp_path / "out", data, model))
+    assert again.run["reward_models"]["lm"]["n_scored"] == 0

@@ -1,41 +1,37 @@
-"""Forward passes on torch: length-sorted batches to a token budget, exact for each text.
+"""Measurements on torch: rewards, log-probs of given tokens, embeddings.
 
-Shapes: B texts of a batch, T tokens of its longest, H hidden.
+Shapes: B texts of a batch, T tokens of its longest, N hidden states, H hidden, V vocabulary, R
+scored tokens.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rm_cluster.config import ClassifierConfig
+from rm_cluster.config import ClassifierConfig, EmbeddingConfig, LogprobConfig
+from rm_cluster.engines.decoder import (
+    Decoder,
+    device,
+    distinct,
+    load_pretrained,
+    padded_batches,
+    right_padded,
+    token_budget,
+)
+from rm_cluster.engines.packing import Positions, TokenIds, is_packed
 from rm_cluster.errors import ConfigError
-
-TokenIds = npt.NDArray[np.int32]
 
 _HEADS = ("score", "classifier", "classification_head")
 
-
-def batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Cut texts, longest first, into batches of at most `tokens_per_batch` padded tokens.
-
-    Returns:
-        Indices into `lengths`; a longer text has a batch to itself.
-    """
-    found: list[list[int]] = []
-    width = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if found and width * (len(found[-1]) + 1) <= tokens_per_batch:
-            found[-1].append(index)
-        else:
-            width = lengths[index]
-            found.append([index])
-    return found
+_LOGITS_IN_MEMORY = 2**24
+"""So many logits at once, 64 MiB in float32, whatever the vocabulary and the texts."""
 
 
 class ClassifierEngine:
@@ -55,75 +51,170 @@ class ClassifierEngine:
     ) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._tokens_per_batch = config.tokens_per_batch
-        self._model = _load(config, getattr(torch, dtype)).to(self.device).eval()
+        self._tokens_per_batch = token_budget(config)
+        self._model = load_pretrained(
+            AutoModelForSequenceClassification, config, dtype, "a sequence classifier"
+        )
         self._head = _head(self._model, config.name)
         self._head.float()
-        self._pools_itself = not _is_decoder(self._model)
-        if self._pools_itself:
+        self._decoder: Decoder | None = None
+        if _is_decoder(self._model):
+            self._decoder = Decoder(
+                self._model,
+                packed=is_packed(config, self._model.config),
+                tokens_per_batch=token_budget(config),
+            )
+        else:
             self._head.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
 
     @torch.inference_mode()
     def rewards(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
-        """Return the reward of each text; order and company do not matter.
-
-        Equal texts are computed once, so that they tie exactly.
-        """
-        distinct: dict[bytes, int] = {}
-        index = [distinct.setdefault(ids.tobytes(), len(distinct)) for ids in token_ids]
-        texts = [np.frombuffer(text, dtype=np.int32) for text in distinct]
+        """Return the reward of each text; order and company do not matter."""
+        texts, index = distinct(token_ids)
         found = np.empty(len(texts))
-        for indices in batches([len(ids) for ids in texts], self._tokens_per_batch):
-            found[indices] = self._forward([texts[i] for i in indices])
+        if self._decoder is None:
+            for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
+                found[indices] = self._pooled_by_model([texts[i] for i in indices])
+        else:
+            for indices, hidden, where in self._decoder.states(texts):
+                last = hidden[[int(places[-1]) for places in where]]
+                found[indices] = _numbers(self._head(last.float()))
         return found[index]
 
-    def _forward(self, texts: list[TokenIds]) -> npt.NDArray[np.float64]:
-        lengths = torch.tensor([len(ids) for ids in texts])
-        input_ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)  # [B, T]
-        for row, ids in zip(input_ids, texts, strict=True):
-            row[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
-        input_ids = input_ids.to(self.device)
-        if self._pools_itself:
-            mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long().to(self.device)
-            logits = self._model(input_ids=input_ids, attention_mask=mask).logits  # [B, 1]
-        else:
-            # causal states of a text cannot see the padding to its right, so no mask is needed, and
-            # without one attention takes its fast causal path
-            hidden = self._model.base_model(input_ids=input_ids, use_cache=False)[0]  # [B, T, H]
-            last = hidden[torch.arange(len(texts), device=self.device), lengths.to(self.device) - 1]
-            logits = self._head(last.float())
-        return logits.float().reshape(len(texts)).cpu().double().numpy()  # type: ignore[no-any-return]
+    def _pooled_by_model(self, texts: list[TokenIds]) -> npt.NDArray[np.float64]:
+        input_ids, lengths = right_padded(texts)
+        mask = (torch.arange(input_ids.shape[1], device=device()) < lengths[:, None]).long()
+        return _numbers(self._model(input_ids=input_ids, attention_mask=mask).logits)
 
 
-def _load(config: ClassifierConfig, dtype: torch.dtype) -> Any:
-    options = (
-        {}
-        if config.attn_implementation is None
-        else {"attn_implementation": config.attn_implementation}
-    )
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            config.model,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            use_safetensors=True,
-            dtype=dtype,
-            output_loading_info=True,
-            **options,
+class LogprobEngine:
+    """A causal language model in memory, asked for the probabilities of given tokens.
+
+    Args:
+        config: Which, and how.
+        dtype: Of the weights; logits and their log-sum-exp are float32.
+        num_threads: Of torch on a CPU; torch's own choice if None.
+
+    Raises:
+        ConfigError: The checkpoint lacks weights, or its logits are not those of its output
+            embeddings on its last hidden states, or it is not causal.
+    """
+
+    def __init__(self, config: LogprobConfig, dtype: str, num_threads: int | None = None) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        model = load_pretrained(AutoModelForCausalLM, config, dtype, "a causal language model")
+        text_config = model.config.get_text_config()
+        self._softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
+        self._head = model.get_output_embeddings()
+        if model.dtype != torch.float32:
+            # a copy, because embeddings that are tied to it keep the model's dtype
+            self._head = copy.deepcopy(self._head).float()
+        self._rows_at_once = max(1, _LOGITS_IN_MEMORY // self._head.weight.shape[0])
+        with torch.inference_mode():
+            self._check(model, config.name)
+        self._decoder = Decoder(
+            model, packed=is_packed(config, model.config), tokens_per_batch=token_budget(config)
         )
-    except Exception as error:  # safetensors, transformers and the hub each raise their own
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            f"Cannot load {config.name!r} as a sequence classifier: {reason}"
-        ) from None
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ConfigError(
-            f"{config.name} lacks {len(missing)} weights, such as {missing[0]!r}; they would be "
-            "random. Is it a reward model with a trained head?"
+
+    @torch.inference_mode()
+    def logprobs(
+        self, token_ids: Sequence[TokenIds], num_prompt: Sequence[int]
+    ) -> npt.NDArray[np.float64]:
+        """Return the sum of log p(token | all before it) over the tokens after the prompt.
+
+        Args:
+            token_ids: Of each text, prompt and completion.
+            num_prompt: How many tokens of each text, one or more, are the prompt's.
+        """
+        texts, index = distinct(token_ids)
+        first = np.full(len(texts), np.iinfo(np.int64).max)
+        np.minimum.at(first, index, np.asarray(num_prompt, dtype=np.int64))
+        tokens: list[npt.NDArray[np.float64]] = [np.empty(0)] * len(texts)
+        for indices, hidden, where in self._decoder.states(texts):
+            # a token's probability is read where the token before it stands
+            rows = [places[first[i] - 1 : -1] for i, places in zip(indices, where, strict=True)]
+            targets = np.concatenate([texts[i][first[i] :] for i in indices])
+            flat = self._token_logprobs(hidden, np.concatenate(rows), targets)
+            parts = np.split(flat, np.cumsum([len(row) for row in rows])[:-1])
+            for i, part in zip(indices, parts, strict=True):
+                tokens[i] = part
+        return np.array(
+            [tokens[i][n - first[i] :].sum() for i, n in zip(index, num_prompt, strict=True)]
         )
-    return model
+
+    def _token_logprobs(
+        self, hidden: torch.Tensor, rows: Positions, targets: TokenIds
+    ) -> npt.NDArray[np.float64]:
+        """[R] log-probs of `targets` at `rows` of `hidden`; a row meets the head once."""
+        unique, column = np.unique(rows, return_inverse=True)
+        order = np.argsort(column, kind="stable")
+        column, targets = column[order], targets[order].astype(np.int64)
+        found = np.empty(len(rows))
+        for start in range(0, len(unique), self._rows_at_once):
+            end = start + self._rows_at_once
+            logits = self._logits(hidden[unique[start:end]])
+            here = slice(*np.searchsorted(column, (start, end)))
+            places = column[here] - start
+            logprobs = logits[places, targets[here]] - logits.logsumexp(-1)[places]
+            found[order[here]] = _numbers(logprobs)
+        return found
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[N, V] in float32."""
+        logits: torch.Tensor = self._head(hidden.float())
+        if self._softcap is not None:
+            logits = logits.div_(self._softcap).tanh_().mul_(self._softcap)
+        return logits
+
+    def _check(self, model: Any, name: str) -> None:
+        """Hold the head that is applied here against the model's own logits, on a few tokens."""
+        ids = torch.arange(6, device=device())[None] % self._head.weight.shape[0]
+        changed = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
+        hidden, others = (model.base_model(input_ids=i, use_cache=False)[0] for i in (ids, changed))
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        room = 1e-4 if model.dtype == torch.float32 else 0.05
+        if not torch.allclose(hidden[0, :-1].float(), others[0, :-1].float(), rtol=room, atol=room):
+            raise ConfigError(
+                f"{name} is a {type(model).__name__} that sees tokens to come; log-probs need a "
+                "causal language model."
+            )
+        if not torch.allclose(self._logits(hidden[0]), own[0], rtol=room, atol=room):
+            raise ConfigError(
+                f"{name} is a {type(model).__name__}, which does more to its logits than its "
+                "output embeddings and a soft cap; its log-probs would be wrong."
+            )
+
+
+class EmbeddingEngine:
+    """An encoder in memory.
+
+    Args:
+        config: Which, and how.
+        dtype: Of the weights; the mean over tokens is float32.
+        num_threads: Of torch on a CPU; torch's own choice if None.
+    """
+
+    def __init__(self, config: EmbeddingConfig, dtype: str, num_threads: int | None = None) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self._tokens_per_batch = token_budget(config)
+        self._model = load_pretrained(AutoModel, config, dtype, "an encoder")
+
+    @torch.inference_mode()
+    def embeddings(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
+        """Return [n, d] means of the last hidden states over each text's tokens, to length 1."""
+        texts, index = distinct(token_ids)
+        found = np.empty((len(texts), self._model.config.hidden_size))
+        for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
+            input_ids, lengths = right_padded([texts[i] for i in indices])
+            mask = torch.arange(input_ids.shape[1], device=device()) < lengths[:, None]
+            hidden = self._model(input_ids=input_ids, attention_mask=mask.long())[0].float()
+            total = (hidden * mask[..., None]).sum(1)
+            # the number of tokens cancels when the length becomes 1
+            unit = torch.nn.functional.normalize(total, dim=-1)
+            found[indices] = unit.cpu().double().numpy()
+        return found[index]
 
 
 def _is_decoder(model: Any) -> bool:
@@ -140,3 +231,7 @@ def _head(model: Any, name: str) -> torch.nn.Module:
         f"{name} is a {type(model).__name__} without a head called {' or '.join(_HEADS)}; it "
         "cannot be scored as a classifier."
     )
+
+
+def _numbers(values: torch.Tensor) -> npt.NDArray[np.float64]:
+    return values.float().flatten().cpu().double().numpy()

@@ -1,4 +1,7 @@
-"""What runs on a replica: each scorer turns rows into token ids, and token ids into rewards."""
+"""What runs on a replica: each scorer turns rows into token ids, and token ids into rewards.
+
+Embeddings and sampled completions, which are no rewards, are measured in the calling process.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,29 @@ from rm_cluster.config import (
     ClassifierConfig,
     CustomScorerConfig,
     LengthConfig,
+    LogprobConfig,
     ScoringConfig,
 )
 from rm_cluster.errors import ConfigError
 from rm_cluster.scorers.classifier import Classifier
+from rm_cluster.scorers.embedding import Embedding
+from rm_cluster.scorers.generator import Generator
 from rm_cluster.scorers.length import Length
+from rm_cluster.scorers.logprob import Logprob
 from rm_cluster.scorers.scorer import Scorer
 
-__all__ = ["AnyScorerConfig", "Classifier", "Length", "Scorer", "build_scorer"]
+__all__ = [
+    "AnyScorerConfig",
+    "Classifier",
+    "Embedding",
+    "Generator",
+    "Length",
+    "Logprob",
+    "Scorer",
+    "build_scorer",
+]
 
-AnyScorerConfig = ClassifierConfig | LengthConfig | CustomScorerConfig
+AnyScorerConfig = ClassifierConfig | LogprobConfig | LengthConfig | CustomScorerConfig
 
 
 def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:
@@ -29,6 +45,8 @@ def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:
     match config:
         case ClassifierConfig():
             return Classifier(truncation=scoring.truncation, **config.model_dump())
+        case LogprobConfig():
+            return Logprob(truncation=scoring.truncation, **config.model_dump())
         case LengthConfig():
             return Length(**config.model_dump())
         case CustomScorerConfig():

@@ -11,13 +11,7 @@ import numpy.typing as npt
 
 from rm_cluster.config import ClassifierConfig, ScoringConfig
 from rm_cluster.errors import ConfigError
-from rm_cluster.scorers.pretrained import (
-    fingerprint,
-    length_limit,
-    load_config,
-    load_tokenizer,
-    require_safetensors,
-)
+from rm_cluster.scorers.pretrained import open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
 from rm_cluster.scorers.template import Template
 from rm_cluster.types import Row
@@ -44,54 +38,39 @@ class Classifier:
 
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = ClassifierConfig(**options)
-        config = self.config
-        hf = load_config(config.model, config.revision, trust_remote_code=config.trust_remote_code)
-        if hf.num_labels != 1:
+        self._pretrained = open_pretrained(self.config)
+        num_labels = self._pretrained.hf.num_labels
+        if num_labels != 1:
             raise ConfigError(
-                f"{config.name} has {hf.num_labels} labels; a classifier reward model has one. "
+                f"{self.config.name} has {num_labels} labels; a classifier reward model has one. "
                 "Train or convert it with num_labels=1."
             )
-        self._tokenizer = load_tokenizer(
-            config.tokenizer or config.model,
-            config.revision,
-            trust_remote_code=config.trust_remote_code,
-        )
-        require_safetensors(config.model)
-        max_length = config.max_length or length_limit(hf, self._tokenizer)
         self._template = Template(
-            self._tokenizer, config.template, max_length, truncation, config.name
+            self._pretrained.tokenizer,
+            self.config.template,
+            self._pretrained.max_length,
+            truncation,
+            self.config.name,
         )
-        dtype = hf.dtype if config.dtype == "auto" else config.dtype
-        self._dtype = str(dtype or "float32").removeprefix("torch.")
         self._engine: ClassifierEngine | None = None
 
     @cached_property
     def contract(self) -> dict[str, Any]:
         """What decides the rewards; made when asked for, because it reads all the weights."""
-        config = self.config
-        tokenizer = config.tokenizer
         return {
             "type": "classifier",
-            "fingerprint": fingerprint(config.model, config.revision),
-            "tokenizer": tokenizer and fingerprint(tokenizer, config.revision, weights=False),
+            **self._pretrained.contract(),
             **self._template.contract,
             "padding_side": "right",
             "pooling": "last token by the mask; encoders pool themselves",
-            "dtype": self._dtype,
             "head_dtype": "float32",
-            "engine": config.engine,
-            "attn_implementation": config.attn_implementation,
+            "batching": self._pretrained.batching,
         }
 
     @property
     def notice(self) -> str | None:
         """What the user should know of the contract before it runs."""
-        if self.config.template is None and self._template.source == "plain":
-            return (
-                f"{self.config.name}: the tokenizer has no chat template, so turns are written as "
-                "Human: ... Assistant: ...; set `template` to choose."
-            )
-        return None
+        return self._template.notice
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
         return self._template.encode(rows)
@@ -100,7 +79,7 @@ class Classifier:
         from rm_cluster.engines.torch_engine import ClassifierEngine
 
         if self._engine is None:
-            self._engine = ClassifierEngine(self.config, self._dtype, num_threads)
+            self._engine = ClassifierEngine(self.config, self._pretrained.dtype, num_threads)
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         self.load()

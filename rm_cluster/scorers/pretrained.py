@@ -5,13 +5,66 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rm_cluster.config import PretrainedConfig
+from rm_cluster.engines.packing import is_packed
 from rm_cluster.errors import ConfigError
 
 _WEIGHTS = ("*.safetensors",)
 _DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken")
 _LARGE = 1_000_000_000  # transformers' stand-in for "no limit" is 1e30
+
+
+class Pretrained(NamedTuple):
+    """What is known of a model before its weights are read."""
+
+    config: PretrainedConfig
+    hf: Any
+    """Its Hugging Face config."""
+    tokenizer: Any
+    max_length: int | None
+    dtype: str
+
+    def contract(self) -> dict[str, Any]:
+        """What decides any measurement of the model; reads all the weights."""
+        config = self.config
+        tokenizer = config.tokenizer
+        return {
+            "fingerprint": fingerprint(config.model, config.revision),
+            "tokenizer": tokenizer and fingerprint(tokenizer, config.revision, weights=False),
+            "dtype": self.dtype,
+            "engine": config.engine,
+            "attn_implementation": config.attn_implementation,
+        }
+
+    @property
+    def batching(self) -> str:
+        """How texts are put together in a forward pass, if the model is causal."""
+        return "packed, prefixes shared" if is_packed(self.config, self.hf) else "padded"
+
+
+def open_pretrained(config: PretrainedConfig) -> Pretrained:
+    """Read everything but the weights.
+
+    Raises:
+        ConfigError: There is no such model or tokenizer, or no safetensors weights.
+    """
+    hf = load_config(config.model, config.revision, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(
+        config.tokenizer or config.model,
+        config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    require_safetensors(config.model)
+    dtype = hf.dtype if config.dtype == "auto" else config.dtype
+    return Pretrained(
+        config,
+        hf,
+        tokenizer,
+        config.max_length or length_limit(hf, tokenizer),
+        str(dtype or "float32").removeprefix("torch."),
+    )
 
 
 def load_tokenizer(name: str, revision: str, *, trust_remote_code: bool) -> Any:

@@ -27,7 +27,7 @@ class EncodedGroup(NamedTuple):
 
     token_ids: list[TokenIds]
     num_tokens: list[int]
-    """Tokens of each text before any truncation."""
+    """Tokens of each text before any truncation; of a log-prob, the tokens it sums over."""
     truncated: list[bool]
     error: str | None = None
 
@@ -66,15 +66,15 @@ class Scorer(Protocol):
         ...
 
 
-_NOT_IDENTITY = ("template", "max_length", "truncation")
+_NOT_IDENTITY = ("template", "max_length", "truncation", "batching")
 
 
 def contract_id(contract: dict[str, Any]) -> str:
     """Return a short hash of what decides the reward of given token ids.
 
     What decides which tokens are kept (max_length, truncation) is left out, so that a run with
-    another limit measures again only the prompts that it concerns; so is where the template comes
-    from, which its hash stands for.
+    another limit measures again only the prompts that it concerns; so are where the template comes
+    from, which its hash stands for, and how texts are batched, which rewards do not depend on.
     """
     identity = {key: value for key, value in contract.items() if key not in _NOT_IDENTITY}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -58,6 +58,13 @@ class Template:
         self._truncation = truncation
         self.source, self._jinja = _resolve(tokenizer, template, name)
         self.is_chat = self.source not in BUILT_IN
+        self.notice: str | None = None
+        """What the user should know of it before anything runs."""
+        if template is None and self.source == "plain":
+            self.notice = (
+                f"{name}: the tokenizer has no chat template, so turns are written as "
+                "Human: ... Assistant: ...; set `template` to choose."
+            )
         self.contract = {
             "template": self.source,
             "template_hash": hashlib.sha256(self._jinja.encode()).hexdigest()[:16],

@@ -1,0 +1,215 @@
+"""How much of a device a reward model of 8B parameters uses, without Ray.
+
+    python bench/gpu.py [size=8b|1b|tiny] [prompts=64] [dtype=bfloat16] [tokens_per_batch=16384]
+
+A Llama-shaped reward model and a language model of 150k tokens of vocabulary, both with random
+weights, on texts of RM-Bench's lengths (six completions to a prompt). Measured: the device's own
+matmul rate; `ours`, the engine as it is; `static`, padded batches of 8 in file order, chosen and
+rejected in calls of their own, as RewardBench makes them; and the peak of memory for log-probs.
+Model FLOP utilisation counts the operations of the tokens that each side must at least compute: for
+`ours` those that differ, for `static` those of all texts, padding excluded. On a CPU use size=tiny.
+Writes `bench/results/gpu.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+from rm_cluster.config import ClassifierConfig, LogprobConfig
+from rm_cluster.engines.decoder import device, right_padded
+from rm_cluster.engines.packing import pack
+from rm_cluster.engines.torch_engine import ClassifierEngine, LogprobEngine
+
+SIZES: dict[str, dict[str, int]] = {
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+           "num_attention_heads": 32, "num_key_value_heads": 8},
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+           "num_attention_heads": 32, "num_key_value_heads": 8},
+    "tiny": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6,
+             "num_attention_heads": 4, "num_key_value_heads": 4},
+}  # fmt: skip
+VOCABULARY = 150_000
+STATIC_BATCH = 8
+NUM_REPEATS = 3
+
+
+def config_of(size: str) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=VOCABULARY, num_labels=1, pad_token_id=0, max_position_embeddings=8192,
+        **SIZES[size],
+    )  # fmt: skip
+
+
+def draw_texts(num_prompts: int) -> list[list[np.ndarray]]:
+    """Prompts of 50 to 300 tokens with six completions of 100 to 500, as ids."""
+    rng = np.random.default_rng(0)
+
+    def ids(low: int, high: int) -> np.ndarray:
+        return rng.integers(1, VOCABULARY, size=rng.integers(low, high)).astype(np.int32)
+
+    return [
+        [np.concatenate([prompt, ids(100, 500)]) for _ in range(6)]
+        for prompt in (ids(50, 300) for _ in range(num_prompts))
+    ]
+
+
+def operations(config: LlamaConfig, tokens: int, contexts: int) -> float:
+    """Floating-point operations of `tokens`, which see `contexts` tokens in sum."""
+    head = config.hidden_size // config.num_attention_heads
+    per_layer = config.hidden_size * (
+        2 * config.hidden_size
+        + 2 * config.num_key_value_heads * head
+        + 3 * config.intermediate_size
+    )
+    attention = 2 * config.num_attention_heads * head
+    return 2.0 * config.num_hidden_layers * (per_layer * tokens + attention * contexts)
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """Floating-point operations per second of large matrix products, the best of several."""
+    n = 8192 if device().type == "cuda" else 1024
+    a, b = (torch.randn(n, n, dtype=dtype, device=device()) for _ in range(2))
+    return 2.0 * n**3 / min(seconds(lambda: a @ b) for _ in range(10))
+
+
+def seconds(job: Callable[[], Any]) -> float:
+    wait()
+    started = time.perf_counter()
+    job()
+    wait()
+    return time.perf_counter() - started
+
+
+def wait() -> None:
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def static(model: Any, groups: list[list[np.ndarray]]) -> None:
+    """Three chosen and three rejected of each prompt, each kind in batches of 8 in file order."""
+    for kind in (slice(0, 3), slice(3, 6)):
+        texts = [text for group in groups for text in group[kind]]
+        for start in range(0, len(texts), STATIC_BATCH):
+            ids, lengths = right_padded(texts[start : start + STATIC_BATCH])
+            mask = (torch.arange(ids.shape[1], device=device()) < lengths[:, None]).long()
+            model(input_ids=ids, attention_mask=mask, use_cache=False).logits.cpu()
+
+
+@torch.inference_mode()
+def side_by_side(
+    engine: ClassifierEngine, padded: Any, groups: list[list[np.ndarray]]
+) -> dict[str, float]:
+    """Median seconds of both sides, which take turns, after a warm-up."""
+    texts = [text for group in groups for text in group]
+    engine.rewards(texts[:12])
+    static(padded, groups[:2])
+    runs: dict[str, list[float]] = {"ours": [], "static": []}
+    for _ in range(NUM_REPEATS):
+        runs["ours"].append(seconds(lambda: engine.rewards(texts)))
+        runs["static"].append(seconds(lambda: static(padded, groups)))
+    return {name: float(np.median(times)) for name, times in runs.items()}
+
+
+def save(kind: Any, config: LlamaConfig, folder: Path, dtype: torch.dtype) -> Path:
+    torch.manual_seed(0)
+    with torch.device(device()):
+        model = kind(config).to(dtype)
+    model.save_pretrained(folder)
+    return folder
+
+
+def measure(folder: Path, size: str, num_prompts: int, dtype: str, budget: int) -> dict[str, Any]:
+    kind, config = getattr(torch, dtype), config_of(size)
+    groups = draw_texts(num_prompts)
+    texts = [text for group in groups for text in group]
+    lengths = np.array([len(text) for text in texts])
+    unique = [pack(group) for group in groups]
+    rate = matmul_rate(kind)
+    path = save(LlamaForSequenceClassification, config, folder / "rm", kind)
+    engine = ClassifierEngine(
+        ClassifierConfig(model=str(path), name="rm", tokens_per_batch=budget), dtype
+    )
+    padded = LlamaForSequenceClassification.from_pretrained(path, dtype=kind).to(device()).eval()
+    medians = side_by_side(engine, padded, groups)
+    work = {
+        "ours": operations(
+            config,
+            sum(len(packing.token_ids) for packing in unique),
+            sum(int((packing.position_ids + 1).sum()) for packing in unique),
+        ),
+        "static": operations(config, lengths.sum(), (lengths * (lengths + 1) // 2).sum()),
+    }
+    del engine, padded
+    return {
+        "texts": len(texts),
+        "tokens": int(lengths.sum()),
+        "tokens_that_differ": sum(len(packing.token_ids) for packing in unique),
+        "matmul_tflops": round(rate / 1e12, 3),
+        "seconds": {name: round(median, 4) for name, median in medians.items()},
+        "tokens_per_s": {n: round(lengths.sum() / median) for n, median in medians.items()},
+        "utilisation": {n: round(work[n] / median / rate, 3) for n, median in medians.items()},
+        "static_over_ours": round(medians["static"] / medians["ours"], 2),
+        "logprob_memory": logprob_memory(folder, config, groups, dtype, budget),
+    }
+
+
+def logprob_memory(
+    folder: Path, config: LlamaConfig, groups: list[list[np.ndarray]], dtype: str, budget: int
+) -> dict[str, float] | None:
+    """Peak of device memory over the weights, and what all logits of one batch would take, in GB.
+
+    Only a GPU tells its peak.
+    """
+    if device().type != "cuda":
+        return None
+    path = save(LlamaForCausalLM, config, folder / "lm", getattr(torch, dtype))
+    engine = LogprobEngine(
+        LogprobConfig(model=str(path), name="lm", tokens_per_batch=budget), dtype
+    )
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    texts = [text for group in groups for text in group]
+    engine.logprobs(texts, [len(text) // 2 for text in texts])
+    return {
+        "peak_gb": round((torch.cuda.max_memory_allocated() - before) / 1e9, 2),
+        "all_logits_gb": round(budget * VOCABULARY * 4 / 1e9, 2),
+    }
+
+
+def main() -> None:
+    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    size = options.get("size", "8b")
+    dtype = options.get("dtype", "bfloat16")
+    folder = Path(tempfile.mkdtemp(prefix="gpu-bench-"))
+    try:
+        found = measure(
+            folder,
+            size,
+            int(options.get("prompts", 64)),
+            dtype,
+            int(options.get("tokens_per_batch", 16384)),
+        )
+    finally:
+        shutil.rmtree(folder)
+    name = torch.cuda.get_device_name() if device().type == "cuda" else platform.machine()
+    result = {"size": size, "dtype": dtype, "device": name, "torch": torch.__version__, **found}
+    target = Path(__file__).parent / "results" / "gpu.json"
+    if device().type == "cuda":
+        target.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Sampled completions on torch: each reproducible by its seed, whatever it is batched with.
+
+Shapes: B samples of a batch, T tokens so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from rm_cluster.config import GeneratorConfig
+from rm_cluster.engines.decoder import device, load_pretrained, token_budget
+from rm_cluster.engines.packing import TokenIds
+
+
+class Sample(NamedTuple):
+    """What was drawn after a prompt."""
+
+    token_ids: list[int]
+    """With the token that ended it, if one did."""
+    logprob: float
+    """Sum over these tokens, in nats, under the model itself: no temperature, no top_p."""
+    ended: bool
+    """Whether a token that ends the turn was drawn before `max_new_tokens`."""
+
+
+class SamplingEngine:
+    """A causal language model in memory, asked for samples.
+
+    Args:
+        config: Which, and how to sample.
+        dtype: Of the weights; probabilities are float32.
+        ends: Token ids that end a turn.
+    """
+
+    def __init__(self, config: GeneratorConfig, dtype: str, ends: Sequence[int]) -> None:
+        self._config = config
+        self._ends = torch.tensor(list(ends), device=device())
+        self._model = load_pretrained(
+            AutoModelForCausalLM, config, dtype, "a causal language model"
+        )
+
+    @torch.inference_mode()
+    def sample(self, prompts: Sequence[TokenIds]) -> list[list[Sample]]:
+        """Draw `config.n` samples after each prompt.
+
+        The draws of a sample are fixed by the seed, its prompt and its number, so that neither
+        batches nor the other prompts have a part in it, but for rounding in the logits.
+        """
+        n = self._config.n
+        longest = self._config.max_new_tokens
+        requests = [(i, k) for i in range(len(prompts)) for k in range(n)]
+        requests.sort(key=lambda request: -len(prompts[request[0]]))
+        found: dict[tuple[int, int], Sample] = {}
+        while requests:
+            width = len(prompts[requests[0][0]]) + longest
+            size = max(1, token_budget(self._config) // width)
+            batch, requests = requests[:size], requests[size:]
+            draws = np.stack([self._draws(prompts[i], k) for i, k in batch])
+            samples = self._batch([prompts[i] for i, _ in batch], draws)
+            found.update(zip(batch, samples, strict=True))
+        return [[found[i, k] for k in range(n)] for i in range(len(prompts))]
+
+    def _draws(self, prompt: TokenIds, number: int) -> npt.NDArray[np.float64]:
+        """Uniform draws, one for each token to come."""
+        entropy = (self._config.seed, number, *prompt.tolist())
+        return np.random.default_rng(entropy).random(self._config.max_new_tokens)
+
+    def _batch(self, prompts: Sequence[TokenIds], draws: npt.NDArray[np.float64]) -> list[Sample]:
+        inputs = _left_padded(prompts)
+        mask = inputs["attention_mask"]
+        cache = DynamicCache(config=self._model.config)
+        tokens: list[torch.Tensor] = []
+        logprobs: list[torch.Tensor] = []
+        ended = torch.zeros(len(prompts), dtype=torch.bool, device=device())
+        for column in torch.from_numpy(draws).to(device()).T:
+            output = self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logits = output.logits[:, -1].float()  # [B, V]
+            chosen = self._choose(logits, column)
+            logprob = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+            # what follows an end is drawn for the batch's sake and left out
+            tokens.append(torch.where(ended, -1, chosen))
+            logprobs.append(logprob.masked_fill(ended, 0.0))
+            ended |= torch.isin(chosen, self._ends)
+            if ended.all():
+                break
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+            inputs = {
+                "input_ids": chosen[:, None],
+                "attention_mask": mask,
+                "position_ids": mask.sum(1, keepdim=True) - 1,
+            }
+        rows = torch.stack(tokens, dim=1).tolist()
+        sums = torch.stack(logprobs, dim=1).double().sum(1).tolist()
+        return [
+            Sample([token for token in row if token >= 0], total, is_ended)
+            for row, total, is_ended in zip(rows, sums, ended.tolist(), strict=True)
+        ]
+
+    def _choose(self, logits: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """[B] tokens by inverting the cumulative probabilities at the draws, likeliest first.
+
+        `top_p` keeps the likeliest tokens up to the one with which their probability reaches it
+        (Holtzman et al., arXiv 1904.09751).
+        """
+        if self._config.temperature == 0:
+            return logits.argmax(-1)
+        probabilities = (logits.double() / self._config.temperature).softmax(-1)
+        # stable, so that equal probabilities keep their order
+        ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
+        cumulative = ordered.cumsum(-1)
+        kept = (cumulative - ordered < self._config.top_p).sum(-1, keepdim=True)
+        total = cumulative.gather(1, kept - 1)
+        place = torch.searchsorted(cumulative, draws[:, None] * total, right=True)
+        return ids.gather(1, torch.minimum(place, kept - 1))[:, 0]
+
+
+def _left_padded(prompts: Sequence[TokenIds]) -> dict[str, Any]:
+    width = max(len(ids) for ids in prompts)
+    input_ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for row, seen, ids in zip(input_ids, mask, prompts, strict=True):
+        row[width - len(ids) :] = torch.from_numpy(ids.astype(np.int64))
+        seen[width - len(ids) :] = 1
+    # a padding token is not seen, so that its position does not matter
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
+    return {name: tensor.to(device()) for name, tensor in inputs.items()}

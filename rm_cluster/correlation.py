@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rm_cluster import published
-from rm_cluster.config import PUBLISHED, CorrelateConfig, parse_config
+from rm_cluster.config import PUBLISHED, CorrelateConfig
 from rm_cluster.downstream import (
     compare_base_models,
     correlate,
@@ -31,6 +31,7 @@ from rm_cluster.downstream.correlation import CORRECTNESS_BENCHMARKS, HUMAN_CATE
 from rm_cluster.downstream.sources import read_table
 from rm_cluster.downstream.tables import Matching, check_metrics
 from rm_cluster.errors import ConfigError, DataFormatError
+from rm_cluster.parsing import parse_config
 from rm_cluster.published.comparison import compare_with_printed
 from rm_cluster.store import Folder
 

@@ -17,12 +17,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rm_cluster.benchmarks import BENCHMARKS
 from rm_cluster.benchmarks.source import find_files
-from rm_cluster.config import EvaluateConfig, ImportedConfig, parse_config
+from rm_cluster.config import EvaluateConfig, ImportedConfig
 from rm_cluster.downstream import correlate, read_outcomes
 from rm_cluster.errors import ConfigError, RMClusterError, ScoringError
 from rm_cluster.imported import Scores, find_score_files, import_scores
 from rm_cluster.metrics.curves import best_of_k_curves
 from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
+from rm_cluster.parsing import parse_config
 from rm_cluster.record import record
 from rm_cluster.result import EvalResult
 from rm_cluster.scorers import Classifier, Logprob, build_scorer

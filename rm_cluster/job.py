@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from rm_cluster.config import parse_config
 from rm_cluster.errors import ConfigError, DataFormatError, RMClusterError
+from rm_cluster.parsing import parse_config
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import yaml
 
 from rm_cluster.benchmarks import BENCHMARKS
-from rm_cluster.config import EvaluateConfig, parse_config
+from rm_cluster.config import EvaluateConfig
 from rm_cluster.errors import DataFormatError
+from rm_cluster.parsing import parse_config
 from rm_cluster.store import Folder
 
 

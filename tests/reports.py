@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rm_cluster.config import BENCHMARK_TYPES, EvaluateConfig, parse_config
+from rm_cluster.config import BENCHMARK_TYPES, EvaluateConfig
 from rm_cluster.downstream.coefficients import COEFFICIENTS
 from rm_cluster.metrics.curves import CURVE_COLUMNS
 from rm_cluster.metrics.table import COMPARISON_COLUMNS
+from rm_cluster.parsing import parse_config
 from rm_cluster.result import EvalResult
 
 HUMAN = ("overall", "hard", "easy", "instruction_following", "coding", "math", "similar_response")

@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rm_cluster.config import BenchmarkConfig, EvaluateConfig, parse_config
+from rm_cluster.config import BenchmarkConfig, EvaluateConfig
 from rm_cluster.errors import ConfigError
+from rm_cluster.parsing import parse_config
 
 GOOD: dict[str, Any] = {
     "reward_models": [

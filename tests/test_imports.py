@@ -14,7 +14,7 @@ PACKAGE = Path(rm_cluster.__file__).parent
 # What each part may import of the others; what is not named here may import everything.
 LAYERS = [
     {"errors", "types"},
-    {"config", "progress"},
+    {"config", "parsing", "progress"},
     {"benchmarks", "scorers", "engines", "metrics", "downstream", "published", "sandbox"},
     {"best_of_n"},
     {"store", "snapshot", "imported"},

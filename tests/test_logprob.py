@@ -12,8 +12,9 @@ import torch
 import transformers
 
 import rm_cluster as rmc
-from rm_cluster.config import EvaluateConfig, parse_config
+from rm_cluster.config import EvaluateConfig
 from rm_cluster.errors import ConfigError
+from rm_cluster.parsing import parse_config
 from rm_cluster.scorers import build_scorer
 from rm_cluster.scorers.scorer import contract_id
 from rm_cluster.types import Row

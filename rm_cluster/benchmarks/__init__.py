@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from rm_cluster.benchmarks import ppe, preferences, rewardbench, rewardbench2, rm_bench
 from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
 from rm_cluster.benchmarks.source import Place, Unreadable, find_files, read_hub, read_records
-from rm_cluster.config import BenchmarkConfig, parse_config
+from rm_cluster.config import BenchmarkConfig
 from rm_cluster.errors import DataFormatError
+from rm_cluster.parsing import parse_config
 from rm_cluster.types import Row
 
 if TYPE_CHECKING:

@@ -1,0 +1,140 @@
+"""From YAML, a dict or the command line to a config; what is wrong with it in a line or two."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rm_cluster.config import (
+    BenchmarkConfig,
+    ClassifierConfig,
+    CustomScorerConfig,
+    ImportedConfig,
+    LengthConfig,
+    LogprobConfig,
+    ScoringConfig,
+    ServingConfig,
+)
+from rm_cluster.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def parse_config(
+    kind: type[ConfigT],
+    source: ConfigT | Mapping[str, Any] | str | Path,
+    overrides: Iterable[str] = (),
+) -> ConfigT:
+    """Build a config from an object, a dict or a YAML file, with `key.sub=value` on top.
+
+    Raises:
+        ConfigError: In one or two lines, whatever is wrong with it.
+    """
+    if isinstance(source, kind):
+        data: Any = source.model_dump()
+    elif isinstance(source, Mapping):
+        data = dict(source)
+    else:
+        data = _read_yaml(Path(str(source)))
+    for override in overrides:
+        data = _override(data, override)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, kind)) from None
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot read the configuration {str(path)!r}: {error.strerror}."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML: {detail[:300]}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, got {type(data).__name__}.")
+    return data
+
+
+def _override(data: Any, text: str) -> Any:
+    """Return `data` with one `key.sub=value` applied; digits index lists."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip("."):
+        raise ConfigError(f"Cannot use {text!r}: write key.sub=value, such as seed=1.")
+    try:
+        leaf = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"The value of {text!r} is not YAML; put it in quotes.") from None
+    return _replaced(data, key.split("."), leaf, text)
+
+
+def _replaced(data: Any, keys: list[str], leaf: Any, text: str) -> Any:
+    if not keys:
+        return leaf
+    head, *rest = keys
+    if isinstance(data, list):
+        if not head.isdigit() or int(head) >= len(data):
+            raise ConfigError(
+                f"Cannot apply {text!r}: {head!r} must be a position from 0 to {len(data) - 1}."
+            )
+        index = int(head)
+        return [*data[:index], _replaced(data[index], rest, leaf, text), *data[index + 1 :]]
+    branch = dict(data) if isinstance(data, Mapping) else {}
+    branch[head] = _replaced(branch.get(head), rest, leaf, text)
+    return branch
+
+
+def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    """The first of pydantic's complaints in one line, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    path = [
+        part for part in first["loc"] if part not in ("classifier", "custom", "imported", "logprob")
+    ]
+    if len(path) >= 3 and path[0] == "reward_models" and path[2] == "length":
+        del path[2]
+    where = ".".join(map(str, path)) or "the configuration"
+    value = repr(first["input"])
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    if first["type"] == "extra_forbidden":
+        message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), _all_keys(kind))}"
+    elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        message = (
+            f"{where} must have a type: classifier, logprob, length, imported or "
+            f"package.module:Class, got {shown}."
+        )
+    elif first["type"] == "missing":
+        message = f"{where} is missing."
+    else:
+        reason = first["msg"].removeprefix("Value error, ")
+        message = f"{where} is wrong: {reason[0].lower()}{reason[1:]} (got {shown})."
+    more = f" ({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
+    return " ".join((message + more).split())
+
+
+def _all_keys(kind: type[BaseModel]) -> list[str]:
+    models = (
+        kind,
+        ServingConfig,
+        ScoringConfig,
+        BenchmarkConfig,
+        ClassifierConfig,
+        LogprobConfig,
+        LengthConfig,
+        ImportedConfig,
+        CustomScorerConfig,
+    )
+    return sorted({field for model in models for field in model.model_fields})
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

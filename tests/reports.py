@@ -67,7 +67,7 @@ def reward_rows(models: tuple[str, ...], errors: list[str | None]) -> pd.DataFra
             {
                 "reward_model": model,
                 "benchmark": "ppe",
-                "id": error or f"p{i}",
+                "id": f"p{i}",
                 "domain": "x",
                 "error": error,
                 "margins": None,
@@ -171,10 +171,10 @@ HOSTILE = (
 
 
 def hostile_result() -> EvalResult:
-    """Names of reward models, domains, metrics and outcomes, and errors, that are markup."""
+    """Names of reward models, domains, metrics and outcomes, ids and errors, that are markup."""
     cells = list(itertools.product(("overall", *HOSTILE), ("accuracy", "x<b>")))
     table = metric_rows(HOSTILE, "rm-bench", cells)
     outcomes = outcome_rows(HOSTILE).assign(outcome=HOSTILE[1])
     curves = curve_rows(HOSTILE).assign(benchmark="rm-bench", domain=HOSTILE[0])
-    rewards = reward_rows(HOSTILE, list(HOSTILE))
+    rewards = reward_rows(HOSTILE, list(HOSTILE)).assign(id=lambda table: table["error"])
     return made_up_result(table, rewards, None, outcomes, curves)

@@ -1,0 +1,130 @@
+"""Reward models, as a configuration names them. Names are those of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
+
+from rm_cluster.config.base import Config, with_default_name
+
+
+class PretrainedConfig(Config):
+    """What all pretrained models of Hugging Face have in common here."""
+
+    model: str = Field(min_length=1)
+    """Local folder or hub id; weights in safetensors."""
+    name: str = ""
+    """How reports call it; the last part of `model` where not given."""
+    revision: str = "main"
+    tokenizer: str | None = None
+    """Local folder or hub id of the tokenizer; `model` where not given."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_length: PositiveInt | None = None
+    """Tokens; the model's own limit where None."""
+    engine: Literal["torch"] = "torch"
+    attn_implementation: str | None = None
+    """One of transformers', for padded batches; our own, with shared prefixes, where None."""
+    trust_remote_code: bool = False
+    tokens_per_batch: PositiveInt | None = None
+    """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_model(cls, data: Any) -> Any:
+        return with_default_name(data, "model")
+
+
+class ClassifierConfig(PretrainedConfig):
+    """A Hugging Face sequence classifier with one label, whose logit is the reward."""
+
+    type: Literal["classifier"] = "classifier"
+    template: str | None = None
+    """`plain`, `concat`, a .jinja file or Jinja text; the tokenizer's own chat template if None."""
+
+
+class LogprobConfig(PretrainedConfig):
+    """A causal language model; the reward is the log-probability of the completion, in nats."""
+
+    type: Literal["logprob"] = "logprob"
+    template: str | None = None
+    """As for a classifier."""
+    include_eos: bool = True
+    """Whether the token that ends the turn counts as the last of the completion."""
+
+
+class GeneratorConfig(PretrainedConfig):
+    """A causal language model, and how completions are sampled from it."""
+
+    template: str | None = None
+    """As for a classifier."""
+    n: PositiveInt = 1
+    """Samples of each prompt."""
+    max_new_tokens: PositiveInt = 256
+    temperature: NonNegativeFloat = 1.0
+    """0 takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    seed: NonNegativeInt = 0
+
+
+class EmbeddingConfig(PretrainedConfig):
+    """An encoder whose mean-pooled states are embeddings."""
+
+    truncate: bool = False
+    """Whether a text over max_length loses its end; it is an error if not."""
+
+
+class LengthConfig(Config):
+    """Counts the completion's tokens: the verbosity baseline, and a dry run without weights."""
+
+    type: Literal["length"] = "length"
+    name: str = Field(default="length", min_length=1)
+    tokenizer: str | None = None
+    """Local folder or hub id; words and punctuation marks are counted where None."""
+    revision: str = "main"
+
+
+class ImportedConfig(Config):
+    """Scores that were computed elsewhere: nothing is run."""
+
+    type: Literal["imported"] = "imported"
+    path: str = Field(min_length=1)
+    """File, folder, zip or fsspec URL; in a folder, the files that bear `name`, if any do."""
+    name: str = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_path(cls, data: Any) -> Any:
+        return with_default_name(data, "path")
+
+
+class CustomScorerConfig(Config):
+    """A scorer of the user's own: `type: package.module:Class`, built as `Class(**options)`."""
+
+    type: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    name: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def _scorer_type(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+    return "custom" if isinstance(kind, str) and ":" in kind else str(kind)
+
+
+RewardModelConfig = Annotated[
+    Annotated[ClassifierConfig, Tag("classifier")]
+    | Annotated[LogprobConfig, Tag("logprob")]
+    | Annotated[LengthConfig, Tag("length")]
+    | Annotated[ImportedConfig, Tag("imported")]
+    | Annotated[CustomScorerConfig, Tag("custom")],
+    Discriminator(_scorer_type),
+]

@@ -26,6 +26,10 @@ class Pretrained(NamedTuple):
     max_length: int | None
     dtype: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without `hf`: an encoder needs none, and its class costs seconds of imports."""
+        return Pretrained, self._replace(hf=None)[:]
+
     def contract(self) -> dict[str, Any]:
         """What decides any measurement of the model; reads all the weights."""
         config = self.config

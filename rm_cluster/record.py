@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from rm_cluster.config import EvaluateConfig
+from rm_cluster.engines import vllm_api
 from rm_cluster.imported import Scores
 from rm_cluster.metrics.table import BenchmarkRewards
 from rm_cluster.scorers.scorer import Scorer, contract_id
@@ -59,6 +60,7 @@ def record(
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in _PACKAGES},
+            "vllm": vllm_api.version(),
         },
         "benchmarks": {
             snapshot.benchmark.name: {

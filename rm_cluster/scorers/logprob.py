@@ -42,11 +42,11 @@ class Logprob:
 
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = LogprobConfig(**options)
-        self._pretrained = open_pretrained(self.config)
+        self.pretrained = open_pretrained(self.config)
         self._template = ContinuationTemplate(
-            self._pretrained.tokenizer,
+            self.pretrained.tokenizer,
             self.config.template,
-            self._pretrained.max_length,
+            self.pretrained.max_length,
             truncation,
             self.config.name,
             include_eos=self.config.include_eos,
@@ -62,13 +62,13 @@ class Logprob:
         limit = template.pop("max_length")
         return {
             "type": "logprob",
-            **self._pretrained.contract(),
+            **self.pretrained.contract(),
             **template,
             "max_tokens": limit,
             "include_eos": self.config.include_eos,
             "reward": "sum of natural log-probs of the completion's tokens",
             "logits_dtype": "float32",
-            "batching": self._pretrained.batching,
+            "batching": self.pretrained.batching,
         }
 
     @property
@@ -82,7 +82,7 @@ class Logprob:
     def load(self, num_threads: int | None = None) -> None:
         if self._engine is None:
             self._engine = engine_module(self.config).LogprobEngine(
-                self.config, self._pretrained.dtype, num_threads
+                self.config, self.pretrained.dtype, num_threads
             )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:

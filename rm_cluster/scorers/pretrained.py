@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rm_cluster.config import PretrainedConfig
 from rm_cluster.engines.packing import is_packed
-from rm_cluster.engines.vllm_api import check_config
+from rm_cluster.engines.vllm_arguments import check_config
 from rm_cluster.errors import ConfigError
 
 _WEIGHTS = ("*.safetensors",)
@@ -46,7 +46,12 @@ class Pretrained(NamedTuple):
         """How texts are put together in a forward pass, if the model is causal."""
         if self.config.engine == "vllm":
             return "continuous, prefixes cached"
-        return "packed, prefixes shared" if is_packed(self.config, self.hf) else "padded"
+        return "packed, prefixes shared" if self.is_packed else "padded"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether torch lets its texts share rows."""
+        return is_packed(self.config, self.hf)
 
 
 def open_pretrained(config: PretrainedConfig) -> Pretrained:

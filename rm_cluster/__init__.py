@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rm_cluster.downstream import correlate
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
+    from rm_cluster.parity import doctor
     from rm_cluster.result import EvalResult, load_result
     from rm_cluster.scorers import Classifier, Embedding, Generator, Length, Logprob
 
@@ -30,6 +31,7 @@ __all__ = [
     "RMClusterError",
     "best_of_n",
     "correlate",
+    "doctor",
     "downstream",
     "evaluate",
     "load_benchmark",
@@ -48,6 +50,7 @@ _HOMES = {
     "Logprob": "scorers",
     "RMClusterError": "errors",
     "correlate": "downstream",
+    "doctor": "parity",
     "evaluate": "evaluation",
     "load_benchmark": "benchmarks",
     "load_result": "result",

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from rm_cluster.config import EvaluateConfig
+from rm_cluster.engines import vllm_arguments
 from rm_cluster.imported import Scores
 from rm_cluster.metrics.table import BenchmarkRewards
 from rm_cluster.scorers.scorer import Scorer, contract_id
@@ -56,10 +57,7 @@ def record(
         "partial": run.limit is not None,
         "seconds": round(time.monotonic() - started, 3),
         "seed": run.seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        },
+        "versions": versions(),
         "benchmarks": {
             snapshot.benchmark.name: {
                 "n": snapshot.num_rows,
@@ -92,6 +90,15 @@ def record(
             }
             for name, read in imported.items()
         },
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """What ran: Python and the packages that decide the numbers; None for what is not installed."""
+    return {
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        "vllm": vllm_arguments.version(),
     }
 
 

@@ -9,6 +9,7 @@ from rm_cluster.config import ClassifierConfig, EvaluateConfig
 from rm_cluster.metrics.table import METRIC_COLUMNS
 
 SIGNATURES = {
+    "doctor": ["config"],
     "correlate": ["metrics", "downstream", "seed"],
     "evaluate": ["config"],
     "load_benchmark": ["name", "path", "limit"],
@@ -24,8 +25,8 @@ SIGNATURES = {
 def test_names() -> None:
     assert rmc.__all__ == [
         "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig", "Generator",
-        "Length", "Logprob", "RMClusterError", "best_of_n", "correlate", "downstream", "evaluate",
-        "load_benchmark", "load_result", "metrics",
+        "Length", "Logprob", "RMClusterError", "best_of_n", "correlate", "doctor", "downstream",
+        "evaluate", "load_benchmark", "load_result", "metrics",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None
@@ -71,7 +72,7 @@ def test_config_keys() -> None:
     }  # fmt: skip
     assert set(ClassifierConfig.model_fields) == {
         "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",
-        "engine", "attn_implementation", "trust_remote_code", "tokens_per_batch",
+        "engine", "engine_args", "attn_implementation", "trust_remote_code", "tokens_per_batch",
     }  # fmt: skip
 
 

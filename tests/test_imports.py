@@ -19,7 +19,7 @@ LAYERS = [
     {"best_of_n"},
     {"store", "snapshot", "imported"},
     {"serving", "pipeline", "scoring", "record"},
-    {"result", "correlation", "report"},
+    {"result", "correlation", "report", "parity"},
     {"evaluation"},
 ]
 MAY_IMPORT_RAY = {"serving.py", "pipeline.py", "scoring.py", "evaluation.py"}

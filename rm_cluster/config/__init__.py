@@ -5,6 +5,7 @@ a value passes through to them.
 """
 
 from rm_cluster.config.base import Config
+from rm_cluster.config.parity import DoctorConfig
 from rm_cluster.config.reward_models import (
     ClassifierConfig,
     CustomScorerConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "Config",
     "CorrelateConfig",
     "CustomScorerConfig",
+    "DoctorConfig",
     "EmbeddingConfig",
     "EvaluateConfig",
     "GeneratorConfig",

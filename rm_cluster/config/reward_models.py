@@ -31,17 +31,31 @@ class PretrainedConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_length: PositiveInt | None = None
     """Tokens; the model's own limit where None."""
-    engine: Literal["torch"] = "torch"
+    engine: Literal["torch", "vllm"] = "torch"
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of vLLM's, passed through, such as tensor_parallel_size."""
     attn_implementation: str | None = None
     """One of transformers', for padded batches; our own, with shared prefixes, where None."""
     trust_remote_code: bool = False
     tokens_per_batch: PositiveInt | None = None
-    """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None."""
+    """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None, and
+    vLLM's own choice with that engine."""
 
     @model_validator(mode="before")
     @classmethod
     def _name_after_model(cls, data: Any) -> Any:
         return with_default_name(data, "model")
+
+    @model_validator(mode="after")
+    def _options_of_the_engine(self) -> PretrainedConfig:
+        if self.engine == "torch" and self.engine_args:
+            raise ValueError("engine_args are vLLM's and go with engine: vllm")
+        if self.engine == "vllm" and self.attn_implementation is not None:
+            raise ValueError(
+                "attn_implementation goes with engine: torch; for vLLM there is "
+                "engine_args.attention_backend"
+            )
+        return self
 
 
 class ClassifierConfig(PretrainedConfig):

@@ -26,9 +26,13 @@ from rm_cluster.engines.decoder import (
     token_budget,
 )
 from rm_cluster.engines.packing import Positions, TokenIds, is_packed
+from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.errors import ConfigError
 
-_HEADS = ("score", "classifier", "classification_head")
+__all__ = ["HEADS", "ClassifierEngine", "EmbeddingEngine", "LogprobEngine", "SamplingEngine"]
+
+HEADS = ("score", "classifier", "classification_head")
+"""What transformers calls the head of a sequence classifier."""
 
 _LOGITS_IN_MEMORY = 2**24
 """So many logits at once, 64 MiB in float32, whatever the vocabulary and the texts."""
@@ -224,12 +228,12 @@ def _is_decoder(model: Any) -> bool:
 
 
 def _head(model: Any, name: str) -> torch.nn.Module:
-    for attribute in _HEADS:
+    for attribute in HEADS:
         head = getattr(model, attribute, None)
         if isinstance(head, torch.nn.Module):
             return head
     raise ConfigError(
-        f"{name} is a {type(model).__name__} without a head called {' or '.join(_HEADS)}; it "
+        f"{name} is a {type(model).__name__} without a head called {' or '.join(HEADS)}; it "
         "cannot be scored as a classifier."
     )
 

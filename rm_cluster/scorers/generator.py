@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rm_cluster.config import GeneratorConfig
+from rm_cluster.engines import engine_module
 from rm_cluster.errors import DataFormatError
 from rm_cluster.scorers.continuation import ContinuationTemplate
 from rm_cluster.scorers.pretrained import open_pretrained
@@ -53,11 +54,11 @@ class Generator:
         self._engine: SamplingEngine | None = None
 
     def load(self) -> None:
-        from rm_cluster.engines.sampling import SamplingEngine
-
         if self._engine is None:
             ends = {self._template.end, self._pretrained.tokenizer.eos_token_id} - {None}
-            self._engine = SamplingEngine(self.config, self._pretrained.dtype, sorted(ends))
+            self._engine = engine_module(self.config).SamplingEngine(
+                self.config, self._pretrained.dtype, sorted(ends)
+            )
 
     def sample(self, prompts: Sequence[Sequence[Message]]) -> list[list[Completion]]:
         """Return `n` completions of each prompt, a conversation whose last turn is the user's.

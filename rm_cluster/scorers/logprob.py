@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import LogprobConfig, ScoringConfig
+from rm_cluster.engines import engine_module
 from rm_cluster.scorers.continuation import ContinuationTemplate, unmark
 from rm_cluster.scorers.pretrained import open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
@@ -41,11 +42,11 @@ class Logprob:
 
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = LogprobConfig(**options)
-        self._pretrained = open_pretrained(self.config)
+        self.pretrained = open_pretrained(self.config)
         self._template = ContinuationTemplate(
-            self._pretrained.tokenizer,
+            self.pretrained.tokenizer,
             self.config.template,
-            self._pretrained.max_length,
+            self.pretrained.max_length,
             truncation,
             self.config.name,
             include_eos=self.config.include_eos,
@@ -61,13 +62,13 @@ class Logprob:
         limit = template.pop("max_length")
         return {
             "type": "logprob",
-            **self._pretrained.contract(),
+            **self.pretrained.contract(),
             **template,
             "max_tokens": limit,
             "include_eos": self.config.include_eos,
             "reward": "sum of natural log-probs of the completion's tokens",
             "logits_dtype": "float32",
-            "batching": self._pretrained.batching,
+            "batching": self.pretrained.batching,
         }
 
     @property
@@ -79,10 +80,10 @@ class Logprob:
         return self._template.encode(rows)
 
     def load(self, num_threads: int | None = None) -> None:
-        from rm_cluster.engines.torch_engine import LogprobEngine
-
         if self._engine is None:
-            self._engine = LogprobEngine(self.config, self._pretrained.dtype, num_threads)
+            self._engine = engine_module(self.config).LogprobEngine(
+                self.config, self.pretrained.dtype, num_threads
+            )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         self.load()

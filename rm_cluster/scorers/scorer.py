@@ -111,6 +111,7 @@ def _checked(values: npt.NDArray[np.float64], num_completions: int) -> GroupRewa
 
 def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
     """Score rows in this process; a row that fails becomes nan and is logged with its reason."""
+    scorer.load()  # here, or what keeps it from loading would be an error of every row
     encoded = scorer.encode(rows)
     scored = iter(score_groups(scorer, [g.token_ids for g in encoded if g.error is None]))
     rewards: list[npt.NDArray[np.float64]] = []

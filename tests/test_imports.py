@@ -17,6 +17,7 @@ LAYERS = [
     {"config", "parsing", "progress"},
     {"benchmarks", "scorers", "engines", "metrics", "downstream", "published", "sandbox"},
     {"best_of_n"},
+    {"pairing", "labeling"},
     {"store", "snapshot", "imported"},
     {"serving", "pipeline", "scoring", "record"},
     {"result", "correlation", "report"},

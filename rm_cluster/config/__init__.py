@@ -4,6 +4,7 @@ Every default stands in this package and nowhere else. Names are those of transf
 a value passes through to them.
 """
 
+from rm_cluster.config.annotate import AnnotateConfig, PairRule
 from rm_cluster.config.base import Config
 from rm_cluster.config.reward_models import (
     ClassifierConfig,
@@ -30,6 +31,7 @@ from rm_cluster.config.runs import (
 __all__ = [
     "BENCHMARK_TYPES",
     "PUBLISHED",
+    "AnnotateConfig",
     "BenchmarkConfig",
     "BenchmarkType",
     "ClassifierConfig",
@@ -42,6 +44,7 @@ __all__ = [
     "ImportedConfig",
     "LengthConfig",
     "LogprobConfig",
+    "PairRule",
     "PretrainedConfig",
     "RewardModelConfig",
     "ScoringConfig",

@@ -87,6 +87,19 @@ class ScoringConfig(Config):
     """A run fails, after saving everything, when a larger share of prompts failed."""
 
 
+def unique_names(*fields: str) -> Any:
+    """A validator that the names in lists of named things differ."""
+
+    def check(items: list[Any]) -> list[Any]:
+        names = [item.name for item in items]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names must differ, got {', '.join(map(repr, twice))} more than once")
+        return items
+
+    return field_validator(*fields)(check)
+
+
 class EvaluateConfig(Config):
     """A whole evaluation: reward models, benchmarks and how to run them."""
 
@@ -102,14 +115,7 @@ class EvaluateConfig(Config):
     """Folder or fsspec URL that every node can reach."""
     seed: NonNegativeInt = 0
 
-    @field_validator("reward_models", "benchmarks")
-    @classmethod
-    def _unique_names(cls, items: list[Any]) -> list[Any]:
-        names = [item.name for item in items]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"names must differ, got {', '.join(map(repr, twice))} more than once")
-        return items
+    _unique_names = unique_names("reward_models", "benchmarks")
 
 
 PUBLISHED = "published"

@@ -14,7 +14,9 @@ from rm_cluster.config import (
     BenchmarkConfig,
     ClassifierConfig,
     CustomScorerConfig,
+    EndpointConfig,
     ImportedConfig,
+    JudgeConfig,
     LengthConfig,
     LogprobConfig,
     ScoringConfig,
@@ -97,19 +99,20 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     path = [
-        part for part in first["loc"] if part not in ("classifier", "custom", "imported", "logprob")
+        part
+        for part in first["loc"]
+        if part not in ("classifier", "custom", "imported", "judge", "logprob")
     ]
     if len(path) >= 3 and path[0] == "reward_models" and path[2] == "length":
         del path[2]
     where = ".".join(map(str, path)) or "the configuration"
-    value = repr(first["input"])
-    shown = value if len(value) <= 80 else value[:77] + "..."
+    shown = _shown(first["input"], str(path[-1]) if path else "")
     if first["type"] == "extra_forbidden":
         message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), _all_keys(kind))}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message = (
-            f"{where} must have a type: classifier, logprob, length, imported or "
-            f"package.module:Class, got {shown}."
+            f"{where} must have a type: classifier, logprob, length, judge, imported "
+            f"or package.module:Class, got {shown}."
         )
     elif first["type"] == "missing":
         message = f"{where} is missing."
@@ -120,6 +123,18 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     return " ".join((message + more).split())
 
 
+def _shown(value: Any, where: str) -> str:
+    """A wrong value, but for what may be a secret; of a mapping the keys."""
+    if where in ("api_key_env", "base_url"):
+        return "what is not shown, because a key may be in it"
+    if isinstance(value, Mapping):
+        told = {key: value[key] if key in ("type", "name") else ... for key in value}
+        text = repr(told).replace("Ellipsis", "...")
+    else:
+        text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _all_keys(kind: type[BaseModel]) -> list[str]:
     models = (
         kind,
@@ -128,6 +143,8 @@ def _all_keys(kind: type[BaseModel]) -> list[str]:
         BenchmarkConfig,
         ClassifierConfig,
         LogprobConfig,
+        JudgeConfig,
+        EndpointConfig,
         LengthConfig,
         ImportedConfig,
         CustomScorerConfig,

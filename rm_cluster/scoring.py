@@ -22,6 +22,7 @@ from rm_cluster.config import (
     ClassifierConfig,
     CustomScorerConfig,
     EvaluateConfig,
+    JudgeConfig,
     LengthConfig,
     LogprobConfig,
 )
@@ -146,6 +147,8 @@ def _travels(config: AnyScorerConfig) -> bool:
     match config:
         case ClassifierConfig() | LogprobConfig():
             return not config.trust_remote_code
+        case JudgeConfig():
+            return config.endpoint is not None or not config.trust_remote_code
         case LengthConfig():
             return True
         case CustomScorerConfig():

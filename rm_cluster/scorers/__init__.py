@@ -10,6 +10,7 @@ import importlib
 from rm_cluster.config import (
     ClassifierConfig,
     CustomScorerConfig,
+    JudgeConfig,
     LengthConfig,
     LogprobConfig,
     ScoringConfig,
@@ -18,6 +19,7 @@ from rm_cluster.errors import ConfigError
 from rm_cluster.scorers.classifier import Classifier
 from rm_cluster.scorers.embedding import Embedding
 from rm_cluster.scorers.generator import Generator
+from rm_cluster.scorers.judge import Judge
 from rm_cluster.scorers.length import Length
 from rm_cluster.scorers.logprob import Logprob
 from rm_cluster.scorers.scorer import Scorer
@@ -27,13 +29,14 @@ __all__ = [
     "Classifier",
     "Embedding",
     "Generator",
+    "Judge",
     "Length",
     "Logprob",
     "Scorer",
     "build_scorer",
 ]
 
-AnyScorerConfig = ClassifierConfig | LogprobConfig | LengthConfig | CustomScorerConfig
+AnyScorerConfig = ClassifierConfig | LogprobConfig | JudgeConfig | LengthConfig | CustomScorerConfig
 
 
 def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:
@@ -47,6 +50,8 @@ def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:
             return Classifier(truncation=scoring.truncation, **config.model_dump())
         case LogprobConfig():
             return Logprob(truncation=scoring.truncation, **config.model_dump())
+        case JudgeConfig():
+            return Judge(truncation=scoring.truncation, **config.model_dump())
         case LengthConfig():
             return Length(**config.model_dump())
         case CustomScorerConfig():

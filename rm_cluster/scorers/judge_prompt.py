@@ -1,0 +1,165 @@
+"""What a judge is asked, and how its answer is read; pure text.
+
+Whatever was written by others stands between lines that bear a code. The code is a hash of the very
+texts and a seed: a text cannot contain it, and so cannot end its own fence and go on as if it were
+the judge's instructions. Of an answer only the last line counts, and only if it holds a verdict and
+nothing else: what a judge quotes, considers or says on the way decides nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rm_cluster.config import JudgeConfig
+from rm_cluster.errors import ConfigError
+from rm_cluster.types import Message
+
+LOWEST, HIGHEST = 1.0, 10.0
+"""The scale of ratings."""
+UNSCORED = "unscored: "
+"""Begins the error of an answer that came but holds no verdict."""
+OPTIONS = {"logits": ("A", "B"), "yes": ("Yes", "No")}
+"""By method, the two answers whose probabilities are compared."""
+
+_DRESS = r"[\s*_`#\"'\[\]().:]*"
+_VERDICT = re.compile(rf"{_DRESS}(?:verdict{_DRESS})?(A|B|tie){_DRESS}", re.IGNORECASE)
+_RATING = re.compile(
+    r"[\s*_`#\"'\[\]():]*(?:rating[\s*_`#\"'\[\]():]*)?(\d+(?:\.\d+)?)(?:\s*/\s*10)?"
+    rf"{_DRESS}",
+    re.IGNORECASE,
+)
+_PREFERENCE = {"a": 1.0, "b": -1.0, "tie": 0.0}
+
+
+class JudgePrompt:
+    """Writes the question that a judge is asked.
+
+    A template of the user's own is Jinja and has the variables `prompt` (messages), `completions`
+    (two of them to be compared, or one to be judged by itself), `code`, and the function
+    `fence(name, text)`, which puts a text between lines that it cannot forge.
+
+    Raises:
+        ConfigError: The user's template cannot be read, is no Jinja, or uses an unknown variable.
+    """
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self._seed = config.seed
+        environment = ImmutableSandboxedEnvironment(
+            loader=jinja2.PackageLoader("rm_cluster.scorers", "judge_prompts"),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            keep_trailing_newline=False,
+        )
+        own = config.judge_prompt
+        name = f"{config.method}.jinja"
+        try:
+            if own is None:
+                self._template = environment.get_template(name)
+                sources = [environment.get_or_select_template(n) for n in (name, _MATERIAL)]
+                self.hash = _hash(*(_source(environment, str(t.name)) for t in sources))
+            else:
+                self._template = environment.from_string(_read(config.name, own))
+                self.hash = _hash(_read(config.name, own))
+            self.question([Message(role="user", content="")], ["", ""][: 1 + config.is_pairwise])
+        except jinja2.TemplateError as error:
+            raise ConfigError(f"{config.name}: judge_prompt is wrong: {error}") from None
+
+    def question(self, prompt: Sequence[Message], completions: Sequence[str]) -> str:
+        """Ask about completions, in the order in which they are shown."""
+        code = self._code(prompt, completions)
+
+        def fence(name: str, text: str) -> str:
+            name = re.sub(r"[^\w ]", "", name)[:40]  # a role may be any text
+            return f"[[begin {name} {code}]]\n{text}\n[[end {name} {code}]]"
+
+        return self._template.render(
+            prompt=prompt, completions=completions, code=code, fence=fence
+        ).strip()
+
+    def _code(self, prompt: Sequence[Message], completions: Sequence[str]) -> str:
+        """The same for both orders of two completions, so that these begin alike."""
+        turns = [[turn["role"], turn["content"]] for turn in prompt]
+        return _hash(json.dumps([self._seed, turns, sorted(completions)]))[:12]
+
+
+def parse_verdict(answer: str) -> float | None:
+    r"""1 for reply A, -1 for B, 0 for a tie; None where the last line is no verdict.
+
+    >>> parse_verdict("B is wrong.\n**Verdict: A**"), parse_verdict("I would say A, not B")
+    (1.0, None)
+    """
+    found = _VERDICT.fullmatch(_last_line(answer))
+    return None if found is None else _PREFERENCE[found[1].lower()]
+
+
+def parse_rating(answer: str) -> float | None:
+    r"""The rating; None where the last line is none, or one beyond the scale.
+
+    >>> parse_rating("Fine.\nRating: 7/10"), parse_rating("Rating: 11")
+    (7.0, None)
+    """
+    found = _RATING.fullmatch(_last_line(answer))
+    if found is None or not LOWEST <= float(found[1]) <= HIGHEST:
+        return None
+    return float(found[1])
+
+
+def log_odds(method: str, logprobs: Sequence[tuple[str, float]]) -> float | None:
+    """Log-odds of the first option, from the likeliest tokens that an endpoint lists.
+
+    Tokens that are an option but for case and space around it are added up. An option that is not
+    listed is no likelier than the last that is, and takes its log-prob: the log-odds are then a
+    bound, on the right side of 0. None where neither is listed.
+    """
+    sums = [
+        _log_sum([value for token, value in logprobs if token.strip().lower() == option.lower()])
+        for option in OPTIONS[method]
+    ]
+    if all(value is None for value in sums):
+        return None
+    floor = min(value for _, value in logprobs)
+    first, other = (floor if value is None else value for value in sums)
+    return first - other
+
+
+_MATERIAL = "material.jinja"
+
+
+def _log_sum(values: list[float]) -> float | None:
+    if not values:
+        return None
+    highest = max(values)
+    return highest + math.log(sum(math.exp(value - highest) for value in values))
+
+
+def _last_line(answer: str) -> str:
+    lines = [line for line in answer.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _read(name: str, template: str) -> str:
+    if "{{" in template or "{%" in template:
+        return template
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            f"{name}: cannot read judge_prompt {template!r}. It may be a .jinja file or Jinja text."
+        ) from None
+
+
+def _source(environment: jinja2.Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

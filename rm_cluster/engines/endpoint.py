@@ -155,8 +155,8 @@ class EndpointEngine:
         reason += f": {self._clean(raw)}"
         if status in (408, 409, 425, 429) or status >= 500:
             wait_s = _retry_after(headers.get("Retry-After"))
-            # nobody else need ask before that either
-            self._next_start = max(self._next_start, time.monotonic() + min(wait_s, MAX_WAIT_S))
+            if wait_s <= MAX_WAIT_S:  # nobody else need ask before that either
+                self._next_start = max(self._next_start, time.monotonic() + wait_s)
             raise _Passing(reason, wait_s)
         raise _Lasting(reason, status)
 

@@ -24,12 +24,14 @@ from rm_cluster.scorers.judge_prompt import (
     OPTIONS,
     UNSCORED,
     JudgePrompt,
+    disarm,
     log_odds,
     parse_rating,
     parse_verdict,
 )
 from rm_cluster.scorers.judging import answers, question_rows
 from rm_cluster.scorers.logprob import Logprob
+from rm_cluster.scorers.pretrained import load_tokenizer
 from rm_cluster.scorers.scorer import (
     EncodedGroup,
     GroupRewards,
@@ -164,7 +166,7 @@ class _Logits:
 
     def __init__(self, config: JudgeConfig) -> None:
         options = _pretrained(config)
-        self._method = config.method
+        self._method, self._special = config.method, _special_tokens(config)
         self._logprob = Logprob(template=config.template, include_eos=False, **options)
         (probe,) = self._logprob.encode([self._row("")])
         if probe.error is not None:
@@ -197,7 +199,7 @@ class _Logits:
             benchmark="",
             domain="",
             slices=[],
-            prompt=[Message(role="user", content=question)],
+            prompt=[Message(role="user", content=disarm(question, self._special))],
             completions=list(OPTIONS[self._method]),
             labels=None,
             policies=None,
@@ -210,7 +212,7 @@ class _Words:
     """Reads what a model that runs here says, at temperature 0."""
 
     def __init__(self, config: JudgeConfig) -> None:
-        self._method = config.method
+        self._method, self._special = config.method, _special_tokens(config)
         self._generator = Generator(
             template=config.template,
             n=1,
@@ -224,7 +226,8 @@ class _Words:
         return {k: v for k, v in self._generator.contract.items() if k != "type"}
 
     def encode(self, questions: Sequence[str]) -> list[EncodedGroup]:
-        return self._generator.encode([[Message(role="user", content=q)] for q in questions])
+        safe = [disarm(question, self._special) for question in questions]
+        return self._generator.encode([[Message(role="user", content=text)] for text in safe])
 
     def load(self, num_threads: int | None) -> None:
         self._generator.load(num_threads)
@@ -254,7 +257,7 @@ class _Endpoint:
         }
 
     def encode(self, questions: Sequence[str]) -> list[EncodedGroup]:
-        return [_one_text(_as_ids(question)) for question in questions]
+        return [_one_text(_as_ids(disarm(question))) for question in questions]
 
     def load(self, num_threads: int | None) -> None:
         from rm_cluster.engines.endpoint import EndpointEngine
@@ -331,6 +334,16 @@ def _as_ids(text: str) -> TokenIds:
 
 def _as_text(ids: TokenIds) -> str:
     return ids.astype("<i4").tobytes().decode("utf-8").rstrip(" ")
+
+
+def _special_tokens(config: JudgeConfig) -> list[str]:
+    tokenizer = load_tokenizer(
+        config.tokenizer or config.model,
+        config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    added = tokenizer.added_tokens_decoder.values()
+    return sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
 
 def _pretrained(config: JudgeConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jinja2
@@ -35,6 +35,9 @@ _RATING = re.compile(
     r"[\s*_`#\"'\[\]():]*(?:rating[\s*_`#\"'\[\]():]*)?(\d+(?:\.\d+)?)(?:\s*/\s*10)?"
     rf"{_DRESS}",
     re.IGNORECASE,
+)
+_COMMON_SPECIAL = re.compile(
+    r"(<)(\|[^|<>\n]{1,40}\|>|/?s>|/?(?:start|end)_of_turn>)|(\[)(/?INST\])"
 )
 _PREFERENCE = {"a": 1.0, "b": -1.0, "tie": 0.0}
 
@@ -88,6 +91,20 @@ class JudgePrompt:
         """The same for both orders of two completions, so that these begin alike."""
         turns = [[turn["role"], turn["content"]] for turn in prompt]
         return _hash(json.dumps([self._seed, turns, sorted(completions)]))[:12]
+
+
+def disarm(question: str, special_tokens: Iterable[str] | None = None) -> str:
+    """Take apart what a tokenizer would read as a special token, such as the end of a turn.
+
+    Args:
+        question: With texts of others in it.
+        special_tokens: Of the judge's tokenizer; those in common use where it is not known.
+    """
+    if special_tokens is None:
+        return _COMMON_SPECIAL.sub(r"\1\3 \2\4", question)
+    for token in sorted(special_tokens, key=len, reverse=True):
+        question = question.replace(token, f"{token[:1]} {token[1:]}")
+    return question
 
 
 def parse_verdict(answer: str) -> float | None:

@@ -5,7 +5,15 @@ a value passes through to them.
 """
 
 from rm_cluster.config.base import Config
+from rm_cluster.config.derived import (
+    EnsembleConfig,
+    EnsembleRule,
+    LogRatioConfig,
+    PairSweepConfig,
+)
+from rm_cluster.config.listing import RewardModelConfig
 from rm_cluster.config.reward_models import (
+    CausalConfig,
     ClassifierConfig,
     CustomScorerConfig,
     EmbeddingConfig,
@@ -13,8 +21,9 @@ from rm_cluster.config.reward_models import (
     ImportedConfig,
     LengthConfig,
     LogprobConfig,
+    Normalize,
     PretrainedConfig,
-    RewardModelConfig,
+    RendererConfig,
 )
 from rm_cluster.config.runs import (
     BENCHMARK_TYPES,
@@ -32,17 +41,24 @@ __all__ = [
     "PUBLISHED",
     "BenchmarkConfig",
     "BenchmarkType",
+    "CausalConfig",
     "ClassifierConfig",
     "Config",
     "CorrelateConfig",
     "CustomScorerConfig",
     "EmbeddingConfig",
+    "EnsembleConfig",
+    "EnsembleRule",
     "EvaluateConfig",
     "GeneratorConfig",
     "ImportedConfig",
     "LengthConfig",
+    "LogRatioConfig",
     "LogprobConfig",
+    "Normalize",
+    "PairSweepConfig",
     "PretrainedConfig",
+    "RendererConfig",
     "RewardModelConfig",
     "ScoringConfig",
     "ServingConfig",

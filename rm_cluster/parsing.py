@@ -15,10 +15,13 @@ from rm_cluster.config import (
     ClassifierConfig,
     CustomScorerConfig,
     EndpointConfig,
+    EnsembleConfig,
     ImportedConfig,
     JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    LogRatioConfig,
+    PairSweepConfig,
     ScoringConfig,
     ServingConfig,
 )
@@ -98,21 +101,17 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first of pydantic's complaints in one line, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    path = [
-        part
-        for part in first["loc"]
-        if part not in ("classifier", "custom", "imported", "judge", "logprob")
-    ]
-    if len(path) >= 3 and path[0] == "reward_models" and path[2] == "length":
-        del path[2]
+    path = [part for part in first["loc"] if part not in ("member", "member_name")]
+    if len(path) >= 3 and path[0] == "reward_models":
+        del path[2]  # the type, which is told by the value
     where = ".".join(map(str, path)) or "the configuration"
     shown = _shown(first["input"], str(path[-1]) if path else "")
     if first["type"] == "extra_forbidden":
         message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), _all_keys(kind))}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message = (
-            f"{where} must have a type: classifier, logprob, length, judge, imported "
-            f"or package.module:Class, got {shown}."
+            f"{where} must have a type: classifier, logprob, log_ratio, ensemble, pair_sweep, "
+            f"judge, length, imported or package.module:Class, got {shown}."
         )
     elif first["type"] == "missing":
         message = f"{where} is missing."
@@ -145,6 +144,9 @@ def _all_keys(kind: type[BaseModel]) -> list[str]:
         LogprobConfig,
         JudgeConfig,
         EndpointConfig,
+        LogRatioConfig,
+        EnsembleConfig,
+        PairSweepConfig,
         LengthConfig,
         ImportedConfig,
         CustomScorerConfig,

@@ -6,18 +6,26 @@ a value passes through to them.
 
 from rm_cluster.config.annotate import AnnotateConfig, PairRule
 from rm_cluster.config.base import Config
+from rm_cluster.config.derived import (
+    EnsembleConfig,
+    EnsembleRule,
+    LogRatioConfig,
+    PairSweepConfig,
+)
+from rm_cluster.config.judges import EndpointConfig, JudgeConfig
+from rm_cluster.config.listing import RewardModelConfig
 from rm_cluster.config.reward_models import (
+    CausalConfig,
     ClassifierConfig,
     CustomScorerConfig,
     EmbeddingConfig,
-    EndpointConfig,
     GeneratorConfig,
     ImportedConfig,
-    JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    Normalize,
     PretrainedConfig,
-    RewardModelConfig,
+    RendererConfig,
 )
 from rm_cluster.config.runs import (
     BENCHMARK_TYPES,
@@ -36,20 +44,27 @@ __all__ = [
     "AnnotateConfig",
     "BenchmarkConfig",
     "BenchmarkType",
+    "CausalConfig",
     "ClassifierConfig",
     "Config",
     "CorrelateConfig",
     "CustomScorerConfig",
     "EmbeddingConfig",
     "EndpointConfig",
+    "EnsembleConfig",
+    "EnsembleRule",
     "EvaluateConfig",
     "GeneratorConfig",
     "ImportedConfig",
     "JudgeConfig",
     "LengthConfig",
+    "LogRatioConfig",
     "LogprobConfig",
+    "Normalize",
     "PairRule",
+    "PairSweepConfig",
     "PretrainedConfig",
+    "RendererConfig",
     "RewardModelConfig",
     "ScoringConfig",
     "ServingConfig",

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from rm_cluster.config.base import Config
-from rm_cluster.config.reward_models import EmbeddingConfig, RewardModelConfig
+from rm_cluster.config.derived import PairSweepConfig
+from rm_cluster.config.judges import JudgeConfig
+from rm_cluster.config.listing import RewardModelConfig, check_members
+from rm_cluster.config.reward_models import EmbeddingConfig
 from rm_cluster.config.runs import BenchmarkConfig, ScoringConfig, ServingConfig, unique_names
 
 PairRule = Literal["best_vs_random", "best_vs_worst", "best_vs_uniform_rank", "mbr_bon_vs_worst"]
@@ -49,13 +59,29 @@ class AnnotateConfig(Config):
 
     _unique_names = unique_names("reward_models")
 
+    @field_validator("reward_models")
+    @classmethod
+    def _members_are_there(cls, models: list[RewardModelConfig]) -> list[RewardModelConfig]:
+        check_members(models)
+        return models
+
     @model_validator(mode="after")
-    def _annotator_is_there(self) -> AnnotateConfig:
+    def _annotator_has_rewards(self) -> AnnotateConfig:
         names = [model.name for model in self.reward_models]
         if self.annotator is not None and self.annotator not in names:
             raise ValueError(
                 f"annotator must be one of reward_models, {', '.join(names)}; got "
                 f"{self.annotator!r}"
+            )
+        by = next(model for model in self.reward_models if model.name == self.annotator_name)
+        if isinstance(by, PairSweepConfig):
+            raise ValueError(
+                f"{by.name} is a sweep, which has no rewards of its own to annotate by"
+            )
+        if isinstance(by, JudgeConfig) and by.is_pairwise and by.compare == "pairs":
+            raise ValueError(
+                f"{by.name} only compares the pairs that a benchmark has; write compare: "
+                "round_robin, which rates every completion"
             )
         return self
 

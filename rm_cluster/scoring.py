@@ -25,6 +25,7 @@ from rm_cluster.config import (
     JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    ServingConfig,
 )
 from rm_cluster.errors import ScoringError
 from rm_cluster.pipeline import Encode, Score, Window
@@ -68,10 +69,11 @@ def score(
     logger.info("%s: %d prompts stored, %d to score", config.name, num_stored, num_missing)
     if not windows:
         return Measured(num_stored, 0, 0, 0, time.monotonic() - started, None)
-    resources = resolve(run.serving, uses_gpu=scorer.uses_gpu)
+    serving = _serving(config, run.serving)
+    resources = resolve(serving, uses_gpu=scorer.uses_gpu)
     num_requests = num_retries = 0
     with (
-        deployed(config, run.scoring, run.serving, resources) as app,
+        deployed(config, run.scoring, serving, resources) as app,
         progress_bar(num_missing, config.name, "prompt") as progress,
     ):
         for batch in _stream(config, windows, app, store, scorer, resources, run):
@@ -86,6 +88,13 @@ def score(
     return Measured(
         num_stored, num_missing, num_requests, num_retries, time.monotonic() - started, resources
     )
+
+
+def _serving(config: AnyScorerConfig, serving: ServingConfig) -> ServingConfig:
+    """How replicas run; what asks an endpoint is one, or its limits would hold for each of many."""
+    if isinstance(config, JudgeConfig) and config.endpoint is not None:
+        return serving.model_copy(update={"min_replicas": 0, "max_replicas": 1, "num_gpus": 0.0})
+    return serving
 
 
 def _stream(

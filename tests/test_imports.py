@@ -29,11 +29,13 @@ LAYERS = [
     {"pairing", "labeling"},
     {"derived", "store", "snapshot", "imported"},
     {"composition"},
-    {"serving", "pipeline", "scoring", "record"},
-    {"result", "correlation", "report"},
+    {"serving", "pipeline", "scoring", "preparing"},
+    {"measurement"},
+    {"record"},
+    {"result", "correlation", "annotation", "report"},
     {"evaluation"},
 ]
-MAY_IMPORT_RAY = {"serving.py", "pipeline.py", "scoring.py", "evaluation.py"}
+MAY_IMPORT_RAY = {"preparing.py", "serving.py", "pipeline.py", "scoring.py"}
 
 
 def imports(file: Path) -> set[str]:

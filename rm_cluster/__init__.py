@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rm_cluster import best_of_n, downstream, metrics
     from rm_cluster.benchmarks import load_benchmark
-    from rm_cluster.config import CorrelateConfig, EvaluateConfig
+    from rm_cluster.config import CorrelateConfig, EvaluateConfig, GenerateConfig
     from rm_cluster.downstream import correlate
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
+    from rm_cluster.generation import generate
     from rm_cluster.result import EvalResult, load_result
     from rm_cluster.scorers import Classifier, Embedding, Generator, Length, Logprob
 
@@ -24,6 +25,7 @@ __all__ = [
     "Embedding",
     "EvalResult",
     "EvaluateConfig",
+    "GenerateConfig",
     "Generator",
     "Length",
     "Logprob",
@@ -32,6 +34,7 @@ __all__ = [
     "correlate",
     "downstream",
     "evaluate",
+    "generate",
     "load_benchmark",
     "load_result",
     "metrics",
@@ -43,12 +46,14 @@ _HOMES = {
     "Embedding": "scorers",
     "EvalResult": "result",
     "EvaluateConfig": "config",
+    "GenerateConfig": "config",
     "Generator": "scorers",
     "Length": "scorers",
     "Logprob": "scorers",
     "RMClusterError": "errors",
     "correlate": "downstream",
     "evaluate": "evaluation",
+    "generate": "generation",
     "load_benchmark": "benchmarks",
     "load_result": "result",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,25 +10,23 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import ray
-from ray.exceptions import RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rm_cluster.benchmarks import BENCHMARKS
 from rm_cluster.benchmarks.source import find_files
 from rm_cluster.config import EvaluateConfig, ImportedConfig
 from rm_cluster.downstream import correlate, read_outcomes
-from rm_cluster.errors import ConfigError, RMClusterError, ScoringError
+from rm_cluster.errors import ScoringError
 from rm_cluster.imported import Scores, find_score_files, import_scores
 from rm_cluster.metrics.curves import best_of_k_curves
 from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
 from rm_cluster.parsing import parse_config
+from rm_cluster.preparing import absolute, announce, existing, take_snapshots
 from rm_cluster.record import record
 from rm_cluster.result import EvalResult
 from rm_cluster.scorers import Classifier, Logprob, build_scorer
 from rm_cluster.scoring import score, stored_rewards
 from rm_cluster.serving import connect
-from rm_cluster.snapshot import Snapshot, rejected_rows, take_snapshot
+from rm_cluster.snapshot import Snapshot, rejected_rows
 from rm_cluster.store import Folder, StoredRewards
 
 logger = logging.getLogger(__name__)
@@ -64,9 +61,9 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     for scorer in scorers.values():
         if isinstance(scorer, Classifier | Logprob) and scorer.notice:
             logger.warning(scorer.notice)
-    _announce(run)
+    announce(run, run.output_dir)
     with connect():
-        snapshots = _snapshots(run)
+        snapshots = take_snapshots(run.benchmarks, run.limit, run.output_dir)
         measured = {
             model.name: score(model, scorers[model.name], snapshots, run) for model in models
         }
@@ -95,43 +92,6 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     result.save(run.output_dir)
     _fail_on_too_many_errors(run, result)
     return result
-
-
-def _announce(run: EvaluateConfig) -> None:
-    """Write the resolved config first, so that an output folder that cannot be used is told now.
-
-    A result of an earlier run is no longer one: its `run.json` goes.
-    """
-    folder = Folder(run.output_dir)
-    try:
-        folder.remove("run.json")
-        folder.write_text("config.yaml", run.to_yaml())
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"Cannot write to output_dir {run.output_dir!r}: {error}") from None
-
-
-def _snapshots(run: EvaluateConfig) -> list[Snapshot]:
-    """Read all benchmarks at once, on the driver's node, where local files are."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    task = ray.remote(take_snapshot).options(num_cpus=0, scheduling_strategy=here)
-    pending = [task.remote(benchmark, run.limit, run.output_dir) for benchmark in run.benchmarks]
-    try:
-        snapshots: list[Snapshot] = ray.get(pending)
-    except RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, RMClusterError) else error) from None
-    for snapshot in snapshots:
-        if Folder(snapshot.url).names() != snapshot.windows:
-            raise ConfigError(
-                f"output_dir={run.output_dir!r} is not the same folder on every node. Use a shared "
-                "file system or a URL such as s3://bucket/run."
-            )
-        logger.info(
-            "%s: %d prompts, %d rows set aside",
-            snapshot.benchmark.name,
-            snapshot.num_rows,
-            snapshot.num_rejected,
-        )
-    return snapshots
 
 
 def _import(model: ImportedConfig, snapshot: Snapshot) -> Scores:
@@ -215,28 +175,22 @@ def _fail_on_too_many_errors(run: EvaluateConfig, result: EvalResult) -> None:
 
 def _absolute(run: EvaluateConfig) -> EvaluateConfig:
     """Local paths as they are seen from here, for processes that run elsewhere."""
-
-    def there(path: str | None) -> str | None:
-        return os.path.abspath(path) if path is not None and os.path.exists(path) else path
-
     models = [
         model.model_copy(
             update={
-                field: there(getattr(model, field))
+                field: existing(getattr(model, field))
                 for field in ("model", "tokenizer", "template", "path")
                 if field in type(model).model_fields
             }
         )
         for model in run.reward_models
     ]
-    benchmarks = [b.model_copy(update={"path": there(b.path)}) for b in run.benchmarks]
-    remote = "://" in run.output_dir
-    output_dir = run.output_dir if remote else os.path.abspath(run.output_dir)
+    benchmarks = [b.model_copy(update={"path": existing(b.path)}) for b in run.benchmarks]
     return run.model_copy(
         update={
             "reward_models": models,
             "benchmarks": benchmarks,
-            "downstream": there(run.downstream),
-            "output_dir": output_dir,
+            "downstream": existing(run.downstream),
+            "output_dir": absolute(run.output_dir),
         }
     )

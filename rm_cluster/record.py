@@ -32,6 +32,12 @@ _PACKAGES = (
 )
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of Python and of packages."""
+    found = {package: importlib.metadata.version(package) for package in packages}
+    return {"python": platform.python_version(), **found}
+
+
 def record(
     run: EvaluateConfig,
     snapshots: Sequence[Snapshot],
@@ -56,10 +62,7 @@ def record(
         "partial": run.limit is not None,
         "seconds": round(time.monotonic() - started, 3),
         "seed": run.seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        },
+        "versions": versions(*_PACKAGES),
         "benchmarks": {
             snapshot.benchmark.name: {
                 "n": snapshot.num_rows,

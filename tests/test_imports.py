@@ -18,11 +18,13 @@ LAYERS = [
     {"benchmarks", "scorers", "engines", "metrics", "downstream", "published", "sandbox"},
     {"best_of_n"},
     {"store", "snapshot", "imported"},
-    {"serving", "pipeline", "scoring", "record"},
-    {"result", "correlation", "report"},
-    {"evaluation"},
+    {"serving", "pipeline", "scoring", "preparing", "record"},
+    {"result", "correlation", "report", "candidates"},
+    {"evaluation", "generation"},
 ]
-MAY_IMPORT_RAY = {"serving.py", "pipeline.py", "scoring.py", "evaluation.py"}
+MAY_IMPORT_RAY = {
+    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "generation.py", "tuning.py",
+}  # fmt: skip
 
 
 def imports(file: Path) -> set[str]:

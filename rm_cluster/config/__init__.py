@@ -5,6 +5,7 @@ a value passes through to them.
 """
 
 from rm_cluster.config.base import Config
+from rm_cluster.config.generate import GenerateConfig
 from rm_cluster.config.reward_models import (
     ClassifierConfig,
     CustomScorerConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "CustomScorerConfig",
     "EmbeddingConfig",
     "EvaluateConfig",
+    "GenerateConfig",
     "GeneratorConfig",
     "ImportedConfig",
     "LengthConfig",

@@ -18,8 +18,9 @@ from pydantic import (
 from rm_cluster.config.base import Config, with_default_name
 from rm_cluster.config.reward_models import RewardModelConfig
 
-BenchmarkType = Literal["ppe", "preferences", "rewardbench", "rewardbench2", "rm-bench"]
+BenchmarkType = Literal["ppe", "preferences", "prompts", "rewardbench", "rewardbench2", "rm-bench"]
 BENCHMARK_TYPES: tuple[str, ...] = get_args(BenchmarkType)
+_OWN_FILES = ("preferences", "prompts")
 
 
 class BenchmarkConfig(Config):
@@ -46,8 +47,8 @@ class BenchmarkConfig(Config):
 
     @model_validator(mode="after")
     def _has_a_source(self) -> BenchmarkConfig:
-        if self.type == "preferences" and self.path is None:
-            raise ValueError(f"preferences need a path; known benchmarks: {_names()}")
+        if self.type in _OWN_FILES and self.path is None:
+            raise ValueError(f"{self.type} need a path; known benchmarks: {_names()}")
         return self
 
 
@@ -102,6 +103,16 @@ class EvaluateConfig(Config):
     """Folder or fsspec URL that every node can reach."""
     seed: NonNegativeInt = 0
 
+    @field_validator("benchmarks")
+    @classmethod
+    def _have_completions(cls, benchmarks: list[BenchmarkConfig]) -> list[BenchmarkConfig]:
+        for benchmark in benchmarks:
+            if benchmark.type == "prompts":
+                raise ValueError(
+                    "prompts have no completions to judge; jobs/generate.py makes some"
+                )
+        return benchmarks
+
     @field_validator("reward_models", "benchmarks")
     @classmethod
     def _unique_names(cls, items: list[Any]) -> list[Any]:
@@ -131,4 +142,4 @@ class CorrelateConfig(Config):
 
 
 def _names() -> str:
-    return ", ".join(name for name in BENCHMARK_TYPES if name != "preferences")
+    return ", ".join(name for name in BENCHMARK_TYPES if name not in _OWN_FILES)

@@ -13,16 +13,19 @@ import pyarrow as pa
 
 from rm_cluster.benchmarks import BENCHMARKS
 from rm_cluster.benchmarks.source import find_files
+from rm_cluster.composition import Composition, compose
 from rm_cluster.config import EvaluateConfig, ImportedConfig
+from rm_cluster.config.listing import absolute, located
 from rm_cluster.downstream import correlate, read_outcomes
 from rm_cluster.errors import ScoringError
 from rm_cluster.imported import Scores, find_score_files, import_scores
 from rm_cluster.metrics.curves import best_of_k_curves
 from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
 from rm_cluster.parsing import parse_config
-from rm_cluster.preparing import absolute, announce, existing, take_snapshots
+from rm_cluster.preparing import announce, output_folder, take_snapshots
 from rm_cluster.record import record
 from rm_cluster.result import EvalResult
+from rm_cluster.rewards import Scale
 from rm_cluster.scorers import Classifier, Logprob, build_scorer
 from rm_cluster.scoring import score, stored_rewards
 from rm_cluster.serving import connect
@@ -49,14 +52,13 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     """
     run = _absolute(parse_config(EvaluateConfig, config))
     started = time.monotonic()
-    imported = [model for model in run.reward_models if isinstance(model, ImportedConfig)]
-    models = [model for model in run.reward_models if not isinstance(model, ImportedConfig)]
-    scorers = {model.name: build_scorer(model, run.scoring) for model in models}
+    composition = compose(run.reward_models)
+    scorers = {name: build_scorer(c, run.scoring) for name, c in composition.measured.items()}
     outcomes = read_outcomes(run.downstream) if run.downstream else None
     for benchmark in run.benchmarks:
         if benchmark.path is not None:
             find_files(benchmark.path)  # a wrong path is told before anything starts
-    for model in imported:
+    for model in composition.imported:
         find_score_files(model)
     for scorer in scorers.values():
         if isinstance(scorer, Classifier | Logprob) and scorer.notice:
@@ -65,16 +67,18 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     with connect():
         snapshots = take_snapshots(run.benchmarks, run.limit, run.output_dir)
         measured = {
-            model.name: score(model, scorers[model.name], snapshots, run) for model in models
+            name: score(config, scorers[name], _needed(composition, name, snapshots), run)
+            for name, config in composition.measured.items()
         }
-    read = {model.name: [_import(model, snapshot) for snapshot in snapshots] for model in imported}
+    read = {m.name: [_import(m, snapshot) for snapshot in snapshots] for m in composition.imported}
     stored = {name: stored_rewards(run, scorer) for name, scorer in scorers.items()}
-    benchmarks = [
+    found = [
         _benchmark_rewards(
-            run, snapshot, stored, {name: scores[i].table for name, scores in read.items()}
+            snapshot, composition, stored, {name: scores[i].table for name, scores in read.items()}
         )
         for i, snapshot in enumerate(snapshots)
     ]
+    benchmarks = [rewards for rewards, _ in found]
     metrics = measure(benchmarks, run.seed)
     result = EvalResult(
         metrics=metrics,
@@ -84,8 +88,11 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
         outcomes=outcomes,
         correlations=None if outcomes is None else correlate(metrics, outcomes, run.seed),
         config=run,
-        run=record(run, snapshots, benchmarks, scorers, measured, read, started),
-    )
+        run=record(
+            run, snapshots, benchmarks, composition, scorers, measured, read,
+            [scales for _, scales in found], started,
+        ),
+    )  # fmt: skip
     Folder(run.output_dir).write_text(
         "rejected_rows.jsonl", rejected_rows(run.output_dir, snapshots)
     )
@@ -107,31 +114,33 @@ def _import(model: ImportedConfig, snapshot: Snapshot) -> Scores:
     return scores
 
 
+def _needed(composition: Composition, name: str, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    names = composition.benchmarks(name, [snapshot.benchmark.name for snapshot in snapshots])
+    return [snapshot for snapshot in snapshots if snapshot.benchmark.name in names]
+
+
 def _benchmark_rewards(
-    run: EvaluateConfig,
     snapshot: Snapshot,
+    composition: Composition,
     stored: Mapping[str, StoredRewards],
     imported: Mapping[str, pa.Table],
-) -> BenchmarkRewards:
-    """Bring the scores of every reward model in line with the benchmark's rows."""
+) -> tuple[BenchmarkRewards, dict[str, dict[str, Scale]]]:
+    """Bring the rewards of every reward model in line with the benchmark's rows."""
     rows = snapshot.table()
-    scores = {
-        model.name: imported[model.name]
-        if model.name in imported
-        else stored[model.name].lookup(rows["content"])
-        for model in run.reward_models
-    }
+    measured = {name: scores.lookup(rows["content"]) for name, scores in stored.items()}
+    derived = composition.derive({**imported, **measured})
     benchmark = BENCHMARKS[snapshot.benchmark.type]
-    return BenchmarkRewards(
+    rewards = BenchmarkRewards(
         name=snapshot.benchmark.name,
         rows=rows,
-        scores=scores,
+        scores=derived.tables,
         official=benchmark.official,
         cluster=benchmark.cluster,
         joint=benchmark.joint,
         groups=benchmark.groups,
         headlines=benchmark.headlines,
     )
+    return rewards, derived.scales
 
 
 def _rewards_frame(benchmarks: Sequence[BenchmarkRewards]) -> pd.DataFrame:
@@ -175,22 +184,12 @@ def _fail_on_too_many_errors(run: EvaluateConfig, result: EvalResult) -> None:
 
 def _absolute(run: EvaluateConfig) -> EvaluateConfig:
     """Local paths as they are seen from here, for processes that run elsewhere."""
-    models = [
-        model.model_copy(
-            update={
-                field: existing(getattr(model, field))
-                for field in ("model", "tokenizer", "template", "path")
-                if field in type(model).model_fields
-            }
-        )
-        for model in run.reward_models
-    ]
-    benchmarks = [b.model_copy(update={"path": existing(b.path)}) for b in run.benchmarks]
+    benchmarks = [b.model_copy(update={"path": absolute(b.path)}) for b in run.benchmarks]
     return run.model_copy(
         update={
-            "reward_models": models,
+            "reward_models": located(run.reward_models),
             "benchmarks": benchmarks,
-            "downstream": existing(run.downstream),
-            "output_dir": absolute(run.output_dir),
+            "downstream": absolute(run.downstream),
+            "output_dir": output_folder(run.output_dir),
         }
     )

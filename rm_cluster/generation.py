@@ -16,9 +16,10 @@ from ray.exceptions import RayTaskError
 from rm_cluster.benchmarks.source import find_files
 from rm_cluster.candidates import CANDIDATE_SCHEMA, GenerateResult
 from rm_cluster.config import GenerateConfig
+from rm_cluster.config.listing import absolute
 from rm_cluster.errors import ConfigError, RMClusterError, ScoringError
 from rm_cluster.parsing import parse_config
-from rm_cluster.preparing import absolute, announce, existing, take_snapshots
+from rm_cluster.preparing import announce, output_folder, take_snapshots
 from rm_cluster.record import versions
 from rm_cluster.scorers import Generator
 from rm_cluster.scorers.scorer import contract_id
@@ -179,10 +180,10 @@ def _absolute(run: GenerateConfig) -> GenerateConfig:
     """Local paths as they are seen from here, for processes that run elsewhere."""
     policy = run.policy.model_copy(
         update={
-            field: existing(getattr(run.policy, field))
+            field: absolute(getattr(run.policy, field))
             for field in ("model", "tokenizer", "template")
         }
     )
-    prompts = run.prompts.model_copy(update={"path": existing(run.prompts.path)})
-    output_dir = absolute(run.output_dir)
+    prompts = run.prompts.model_copy(update={"path": absolute(run.prompts.path)})
+    output_dir = output_folder(run.output_dir)
     return run.model_copy(update={"policy": policy, "prompts": prompts, "output_dir": output_dir})

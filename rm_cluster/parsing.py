@@ -86,11 +86,9 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first of pydantic's complaints in one line, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    path = [
-        part for part in first["loc"] if part not in ("classifier", "custom", "imported", "logprob")
-    ]
-    if len(path) >= 3 and path[0] == "reward_models" and path[2] == "length":
-        del path[2]
+    path = [part for part in first["loc"] if part not in ("member", "member_name")]
+    if len(path) >= 3 and path[0] == "reward_models":
+        del path[2]  # the type, which is told by the value
     where = ".".join(map(str, path)) or "the configuration"
     value = repr(first["input"])
     shown = value if len(value) <= 80 else value[:77] + "..."
@@ -98,8 +96,8 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), sorted(_all_keys(kind)))}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message = (
-            f"{where} must have a type: classifier, logprob, length, imported or "
-            f"package.module:Class, got {shown}."
+            f"{where} must have a type: classifier, logprob, log_ratio, ensemble, pair_sweep, "
+            f"length, imported or package.module:Class, got {shown}."
         )
     elif first["type"] == "missing":
         message = f"{where} is missing."

@@ -34,12 +34,7 @@ def announce(run: Config, output_dir: str) -> None:
         raise ConfigError(f"Cannot write to output_dir {output_dir!r}: {error}") from None
 
 
-def existing(path: str | None) -> str | None:
-    """A local path as it is seen from here, for processes that run elsewhere."""
-    return os.path.abspath(path) if path is not None and os.path.exists(path) else path
-
-
-def absolute(output_dir: str) -> str:
+def output_folder(output_dir: str) -> str:
     """An output folder as it is seen from here; a URL stays as it is."""
     return output_dir if "://" in output_dir else os.path.abspath(output_dir)
 

@@ -5,8 +5,16 @@ a value passes through to them.
 """
 
 from rm_cluster.config.base import Config
+from rm_cluster.config.derived import (
+    EnsembleConfig,
+    EnsembleRule,
+    LogRatioConfig,
+    PairSweepConfig,
+)
 from rm_cluster.config.generate import GenerateConfig
+from rm_cluster.config.listing import RewardModelConfig
 from rm_cluster.config.reward_models import (
+    CausalConfig,
     ClassifierConfig,
     CustomScorerConfig,
     EmbeddingConfig,
@@ -14,8 +22,9 @@ from rm_cluster.config.reward_models import (
     ImportedConfig,
     LengthConfig,
     LogprobConfig,
+    Normalize,
     PretrainedConfig,
-    RewardModelConfig,
+    RendererConfig,
 )
 from rm_cluster.config.runs import (
     BENCHMARK_TYPES,
@@ -33,18 +42,25 @@ __all__ = [
     "PUBLISHED",
     "BenchmarkConfig",
     "BenchmarkType",
+    "CausalConfig",
     "ClassifierConfig",
     "Config",
     "CorrelateConfig",
     "CustomScorerConfig",
     "EmbeddingConfig",
+    "EnsembleConfig",
+    "EnsembleRule",
     "EvaluateConfig",
     "GenerateConfig",
     "GeneratorConfig",
     "ImportedConfig",
     "LengthConfig",
+    "LogRatioConfig",
     "LogprobConfig",
+    "Normalize",
+    "PairSweepConfig",
     "PretrainedConfig",
+    "RendererConfig",
     "RewardModelConfig",
     "ScoringConfig",
     "ServingConfig",

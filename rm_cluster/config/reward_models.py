@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
-    Tag,
     model_validator,
 )
 
@@ -52,14 +50,41 @@ class ClassifierConfig(PretrainedConfig):
     """`plain`, `concat`, a .jinja file or Jinja text; the tokenizer's own chat template if None."""
 
 
-class LogprobConfig(PretrainedConfig):
-    """A causal language model; the reward is the log-probability of the completion, in nats."""
+class RendererConfig(Config):
+    """A tokenizer that writes conversations as text for models other than its own."""
 
-    type: Literal["logprob"] = "logprob"
+    tokenizer: str = Field(min_length=1)
+    """Local folder or hub id."""
+    revision: str = "main"
+    trust_remote_code: bool = False
+
+
+class CausalConfig(PretrainedConfig):
+    """A causal language model whose log-probabilities are measured."""
+
     template: str | None = None
     """As for a classifier."""
+    renderer: RendererConfig | None = None
+    """Whose chat template (where `template` is None) and special tokens; its own where None."""
     include_eos: bool = True
     """Whether the token that ends the turn counts as the last of the completion."""
+
+
+Normalize = Literal["sum", "mean"]
+"""Log-probs summed over the completion's tokens, or their mean."""
+
+
+class LogprobConfig(CausalConfig):
+    """A causal language model; the reward is beta times the completion's log-prob, in nats."""
+
+    type: Literal["logprob"] = "logprob"
+    normalize: Normalize = "sum"
+    """`mean` divides by the completion's tokens, as SimPO does (arXiv 2405.14734)."""
+    beta: PositiveFloat = 1.0
+
+    def measurement(self) -> LogprobConfig:
+        """What is measured for it: sums, from which the reward is computed."""
+        return self.model_copy(update={"normalize": "sum", "beta": 1.0})
 
 
 class GeneratorConfig(PretrainedConfig):
@@ -113,18 +138,3 @@ class CustomScorerConfig(Config):
     type: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     name: str = Field(min_length=1)
     options: dict[str, Any] = Field(default_factory=dict)
-
-
-def _scorer_type(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-    return "custom" if isinstance(kind, str) and ":" in kind else str(kind)
-
-
-RewardModelConfig = Annotated[
-    Annotated[ClassifierConfig, Tag("classifier")]
-    | Annotated[LogprobConfig, Tag("logprob")]
-    | Annotated[LengthConfig, Tag("length")]
-    | Annotated[ImportedConfig, Tag("imported")]
-    | Annotated[CustomScorerConfig, Tag("custom")],
-    Discriminator(_scorer_type),
-]

@@ -16,7 +16,8 @@ from pydantic import (
 )
 
 from rm_cluster.config.base import Config, with_default_name
-from rm_cluster.config.reward_models import RewardModelConfig
+from rm_cluster.config.derived import PairSweepConfig
+from rm_cluster.config.listing import RewardModelConfig, check_members
 
 BenchmarkType = Literal["ppe", "preferences", "prompts", "rewardbench", "rewardbench2", "rm-bench"]
 BENCHMARK_TYPES: tuple[str, ...] = get_args(BenchmarkType)
@@ -121,6 +122,25 @@ class EvaluateConfig(Config):
         if twice:
             raise ValueError(f"names must differ, got {', '.join(map(repr, twice))} more than once")
         return items
+
+    @field_validator("reward_models")
+    @classmethod
+    def _members_are_there(cls, models: list[RewardModelConfig]) -> list[RewardModelConfig]:
+        check_members(models)
+        return models
+
+    @model_validator(mode="after")
+    def _swept_benchmarks_are_there(self) -> EvaluateConfig:
+        names = [benchmark.name for benchmark in self.benchmarks]
+        for model in self.reward_models:
+            swept = model.benchmarks or [] if isinstance(model, PairSweepConfig) else []
+            for name in swept:
+                if name not in names:
+                    raise ValueError(
+                        f"{model.name} sweeps {name!r}, which is none of the benchmarks; they are "
+                        f"{', '.join(names)}"
+                    )
+        return self
 
 
 PUBLISHED = "published"

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import LogprobConfig, ScoringConfig
+from rm_cluster.rewards import logprob_reward
 from rm_cluster.scorers.continuation import ContinuationTemplate, unmark
-from rm_cluster.scorers.pretrained import open_pretrained
-from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
+from rm_cluster.scorers.pretrained import load_tokenizer, open_pretrained
+from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, measure_rows
 from rm_cluster.types import Row
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class Logprob:
     The conversation is rendered as for a classifier; prompt and completion are tokenized apart, so
     that the prompt's tokens are a true prefix of every text (`scorers/continuation.py`). The tokens
     that are summed over are counted in `num_tokens`; with `include_eos` the token that ends the
-    turn is the last of them. An empty completion without it is a sum of 0 over 0 tokens. Density
-    ratios and implicit rewards are differences of two such sums (arXiv 2411.02481, 2305.18290).
+    turn is the last of them. An empty completion without it is a sum of 0 over 0 tokens. What is
+    measured and stored is the sum; `normalize` and `beta` make a reward of it, as density ratios
+    and implicit rewards are made of two (`rewards.py`).
 
     Raises:
         ConfigError: No such model, no safetensors weights, no causal language model, or no token
@@ -42,6 +44,7 @@ class Logprob:
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = LogprobConfig(**options)
         self._pretrained = open_pretrained(self.config)
+        writer = self.config.renderer
         self._template = ContinuationTemplate(
             self._pretrained.tokenizer,
             self.config.template,
@@ -49,6 +52,10 @@ class Logprob:
             truncation,
             self.config.name,
             include_eos=self.config.include_eos,
+            renderer=writer
+            and load_tokenizer(
+                writer.tokenizer, writer.revision, trust_remote_code=writer.trust_remote_code
+            ),
         )
         self._engine: LogprobEngine | None = None
 
@@ -92,5 +99,8 @@ class Logprob:
         return np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
 
     def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
-        """Return an array of K log-probs for each prompt group; nan where a group failed."""
-        return score_rows(self, prompt_groups)
+        """Return an array of K rewards for each prompt group; nan where a group failed."""
+        return [
+            logprob_reward(sums, num_tokens, self.config.normalize, self.config.beta)
+            for sums, num_tokens in measure_rows(self, prompt_groups)
+        ]

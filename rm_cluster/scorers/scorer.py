@@ -109,15 +109,29 @@ def _checked(values: npt.NDArray[np.float64], num_completions: int) -> GroupRewa
     return GroupRewards(array.tolist())
 
 
-def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
-    """Score rows in this process; a row that fails becomes nan and is logged with its reason."""
+class RowRewards(NamedTuple):
+    """K rewards of a row and the tokens that each is of; nan and 0 where the row failed."""
+
+    rewards: npt.NDArray[np.float64]
+    num_tokens: npt.NDArray[np.int64]
+
+
+def measure_rows(scorer: Scorer, rows: Sequence[Row]) -> list[RowRewards]:
+    """Score rows in this process; one that fails is logged with its reason."""
     encoded = scorer.encode(rows)
     scored = iter(score_groups(scorer, [g.token_ids for g in encoded if g.error is None]))
-    rewards: list[npt.NDArray[np.float64]] = []
+    found: list[RowRewards] = []
     for row, group in zip(rows, encoded, strict=True):
         result = next(scored) if group.error is None else GroupRewards(None, group.error)
         if result.values is None:
-            logger.warning("Prompt %r failed: %s", row.get("id", len(rewards)), result.error)
-            result = GroupRewards([np.nan] * len(row["completions"]))
-        rewards.append(np.array(result.values))
-    return rewards
+            logger.warning("Prompt %r failed: %s", row.get("id", len(found)), result.error)
+            num = len(row["completions"])
+            found.append(RowRewards(np.full(num, np.nan), np.zeros(num, dtype=np.int64)))
+        else:
+            found.append(RowRewards(np.array(result.values), np.array(group.num_tokens, np.int64)))
+    return found
+
+
+def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+    """The rewards of rows, scored in this process; nan where a row failed."""
+    return [row.rewards for row in measure_rows(scorer, rows)]

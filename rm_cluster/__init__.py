@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from rm_cluster import best_of_n, downstream, metrics
     from rm_cluster.annotation import annotate
     from rm_cluster.benchmarks import load_benchmark
-    from rm_cluster.config import AnnotateConfig, CorrelateConfig, EvaluateConfig
+    from rm_cluster.config import AnnotateConfig, CorrelateConfig, EvaluateConfig, GenerateConfig
     from rm_cluster.downstream import correlate
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
+    from rm_cluster.generation import generate
     from rm_cluster.result import EvalResult, load_result
     from rm_cluster.scorers import Classifier, Embedding, Generator, Judge, Length, Logprob
 
@@ -26,6 +27,7 @@ __all__ = [
     "Embedding",
     "EvalResult",
     "EvaluateConfig",
+    "GenerateConfig",
     "Generator",
     "Judge",
     "Length",
@@ -36,6 +38,7 @@ __all__ = [
     "correlate",
     "downstream",
     "evaluate",
+    "generate",
     "load_benchmark",
     "load_result",
     "metrics",
@@ -48,6 +51,7 @@ _HOMES = {
     "Embedding": "scorers",
     "EvalResult": "result",
     "EvaluateConfig": "config",
+    "GenerateConfig": "config",
     "Generator": "scorers",
     "Judge": "scorers",
     "Length": "scorers",
@@ -56,6 +60,7 @@ _HOMES = {
     "annotate": "annotation",
     "correlate": "downstream",
     "evaluate": "evaluation",
+    "generate": "generation",
     "load_benchmark": "benchmarks",
     "load_result": "result",
 }

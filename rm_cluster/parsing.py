@@ -5,26 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rm_cluster.config import (
-    BenchmarkConfig,
-    ClassifierConfig,
-    CustomScorerConfig,
-    EndpointConfig,
-    EnsembleConfig,
-    ImportedConfig,
-    JudgeConfig,
-    LengthConfig,
-    LogprobConfig,
-    LogRatioConfig,
-    PairSweepConfig,
-    ScoringConfig,
-    ServingConfig,
-)
 from rm_cluster.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -107,7 +92,7 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     where = ".".join(map(str, path)) or "the configuration"
     shown = _shown(first["input"], str(path[-1]) if path else "")
     if first["type"] == "extra_forbidden":
-        message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), _all_keys(kind))}"
+        message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), sorted(_all_keys(kind)))}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message = (
             f"{where} must have a type: classifier, logprob, log_ratio, ensemble, pair_sweep, "
@@ -134,24 +119,12 @@ def _shown(value: Any, where: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _all_keys(kind: type[BaseModel]) -> list[str]:
-    models = (
-        kind,
-        ServingConfig,
-        ScoringConfig,
-        BenchmarkConfig,
-        ClassifierConfig,
-        LogprobConfig,
-        JudgeConfig,
-        EndpointConfig,
-        LogRatioConfig,
-        EnsembleConfig,
-        PairSweepConfig,
-        LengthConfig,
-        ImportedConfig,
-        CustomScorerConfig,
-    )
-    return sorted({field for model in models for field in model.model_fields})
+def _all_keys(kind: Any) -> set[str]:
+    """The fields of a config and of all configs inside it."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        inner = (field.annotation for field in kind.model_fields.values())
+        return set(kind.model_fields).union(*map(_all_keys, inner))
+    return set().union(*map(_all_keys, get_args(kind)))
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -35,9 +35,13 @@ def announce(run: Config, output_dir: str) -> None:
         raise ConfigError(f"Cannot write to output_dir {output_dir!r}: {error}") from None
 
 
+def output_folder(output_dir: str) -> str:
+    """An output folder as it is seen from here; a URL stays as it is."""
+    return output_dir if "://" in output_dir else os.path.abspath(output_dir)
+
+
 def located_run(run: EvaluateConfig) -> EvaluateConfig:
     """The run with local paths as they are seen from here, for processes that run elsewhere."""
-    remote = "://" in run.output_dir
     return run.model_copy(
         update={
             "reward_models": located(run.reward_models),
@@ -46,7 +50,7 @@ def located_run(run: EvaluateConfig) -> EvaluateConfig:
                 for benchmark in run.benchmarks
             ],
             "downstream": absolute(run.downstream),
-            "output_dir": run.output_dir if remote else os.path.abspath(run.output_dir),
+            "output_dir": output_folder(run.output_dir),
         }
     )
 
@@ -55,6 +59,8 @@ def take_snapshots(
     benchmarks: Sequence[BenchmarkConfig],
     limit: int | None,
     output_dir: str,
+    *,
+    only_prompts: bool = False,
 ) -> list[Snapshot]:
     """Read all benchmarks at once, on the driver's node, where local files are.
 
@@ -64,7 +70,10 @@ def take_snapshots(
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     task = ray.remote(take_snapshot).options(num_cpus=0, scheduling_strategy=here)
-    pending = [task.remote(benchmark, limit, output_dir) for benchmark in benchmarks]
+    pending = [
+        task.remote(benchmark, limit, output_dir, only_prompts=only_prompts)
+        for benchmark in benchmarks
+    ]
     try:
         snapshots: list[Snapshot] = ray.get(pending)
     except RayTaskError as error:

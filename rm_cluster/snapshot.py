@@ -1,4 +1,4 @@
-"""A benchmark's rows, read once and laid down in windows for every reward model to be scored on.
+"""A benchmark's rows, read once and laid down in windows for every model to be measured on.
 
 The snapshot is what was judged: metrics are computed from it, and the rows that did not fit stand
 beside it with their reasons.
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from rm_cluster.benchmarks import RejectedRow, read_rows
+from rm_cluster.benchmarks.rows import without_replies
 from rm_cluster.config import BenchmarkConfig
 from rm_cluster.errors import DataFormatError
 from rm_cluster.store import WINDOW_SCHEMA, Folder, content_hash
@@ -45,8 +46,16 @@ class Snapshot(NamedTuple):
         )
 
 
-def take_snapshot(config: BenchmarkConfig, limit: int | None, output_dir: str) -> Snapshot:
+def take_snapshot(
+    config: BenchmarkConfig, limit: int | None, output_dir: str, *, only_prompts: bool = False
+) -> Snapshot:
     """Write windows of rows under `rows/`, and rejected rows as JSON lines under `rejected/`.
+
+    Args:
+        config: What to read.
+        limit: At most so many rows.
+        output_dir: Of the run.
+        only_prompts: Whether the rows are left without their completions.
 
     Raises:
         DataFormatError: A file is not what its name says, or holds no row that fits.
@@ -64,6 +73,8 @@ def take_snapshot(config: BenchmarkConfig, limit: int | None, output_dir: str) -
             rejected_folder.write_text(f"{number:06d}.jsonl", lines)
             reason = reason or f"{rejected[0].file}:{rejected[0].line}: {rejected[0].reason}"
             num_rejected += len(rejected)
+        if only_prompts:
+            rows = [without_replies(row) for row in rows]
         if rows:
             windows.append(f"{number:06d}.parquet")
             folder.write_table(windows[-1], _window_table(rows))

@@ -11,6 +11,7 @@ from rm_cluster.metrics.table import METRIC_COLUMNS
 SIGNATURES = {
     "correlate": ["metrics", "downstream", "seed"],
     "evaluate": ["config"],
+    "generate": ["config"],
     "load_benchmark": ["name", "path", "limit"],
     "load_result": ["dir"],
     "Classifier": ["truncation", "options"],
@@ -23,9 +24,10 @@ SIGNATURES = {
 
 def test_names() -> None:
     assert rmc.__all__ == [
-        "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig", "Generator",
-        "Length", "Logprob", "RMClusterError", "best_of_n", "correlate", "downstream", "evaluate",
-        "load_benchmark", "load_result", "metrics",
+        "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig",
+        "GenerateConfig", "Generator", "Length", "Logprob", "RMClusterError", "best_of_n",
+        "correlate", "downstream", "evaluate", "generate", "load_benchmark", "load_result",
+        "metrics",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None

@@ -32,10 +32,12 @@ LAYERS = [
     {"serving", "pipeline", "scoring", "preparing"},
     {"measurement"},
     {"record"},
-    {"result", "correlation", "annotation", "report"},
-    {"evaluation"},
+    {"result", "correlation", "annotation", "candidates", "report"},
+    {"evaluation", "generation"},
 ]
-MAY_IMPORT_RAY = {"preparing.py", "serving.py", "pipeline.py", "scoring.py"}
+MAY_IMPORT_RAY = {
+    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "generation.py", "tuning.py",
+}  # fmt: skip
 
 
 def imports(file: Path) -> set[str]:

@@ -12,6 +12,7 @@ from rm_cluster.config.derived import (
     LogRatioConfig,
     PairSweepConfig,
 )
+from rm_cluster.config.generate import GenerateConfig
 from rm_cluster.config.judges import EndpointConfig, JudgeConfig
 from rm_cluster.config.listing import RewardModelConfig
 from rm_cluster.config.reward_models import (
@@ -54,6 +55,7 @@ __all__ = [
     "EnsembleConfig",
     "EnsembleRule",
     "EvaluateConfig",
+    "GenerateConfig",
     "GeneratorConfig",
     "ImportedConfig",
     "JudgeConfig",

@@ -19,8 +19,9 @@ from rm_cluster.config.base import Config, with_default_name
 from rm_cluster.config.derived import PairSweepConfig
 from rm_cluster.config.listing import RewardModelConfig, check_members
 
-BenchmarkType = Literal["ppe", "preferences", "rewardbench", "rewardbench2", "rm-bench"]
+BenchmarkType = Literal["ppe", "preferences", "prompts", "rewardbench", "rewardbench2", "rm-bench"]
 BENCHMARK_TYPES: tuple[str, ...] = get_args(BenchmarkType)
+_OWN_FILES = ("preferences", "prompts")
 
 
 class BenchmarkConfig(Config):
@@ -47,8 +48,8 @@ class BenchmarkConfig(Config):
 
     @model_validator(mode="after")
     def _has_a_source(self) -> BenchmarkConfig:
-        if self.type == "preferences" and self.path is None:
-            raise ValueError(f"preferences need a path; known benchmarks: {_names()}")
+        if self.type in _OWN_FILES and self.path is None:
+            raise ValueError(f"{self.type} need a path; known benchmarks: {_names()}")
         return self
 
 
@@ -118,6 +119,16 @@ class EvaluateConfig(Config):
 
     _unique_names = unique_names("reward_models", "benchmarks")
 
+    @field_validator("benchmarks")
+    @classmethod
+    def _have_completions(cls, benchmarks: list[BenchmarkConfig]) -> list[BenchmarkConfig]:
+        for benchmark in benchmarks:
+            if benchmark.type == "prompts":
+                raise ValueError(
+                    "prompts have no completions to judge; jobs/generate.py makes some"
+                )
+        return benchmarks
+
     @field_validator("reward_models")
     @classmethod
     def _members_are_there(cls, models: list[RewardModelConfig]) -> list[RewardModelConfig]:
@@ -157,4 +168,4 @@ class CorrelateConfig(Config):
 
 
 def _names() -> str:
-    return ", ".join(name for name in BENCHMARK_TYPES if name != "preferences")
+    return ", ".join(name for name in BENCHMARK_TYPES if name not in _OWN_FILES)

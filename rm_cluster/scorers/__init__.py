@@ -10,6 +10,7 @@ import importlib
 from rm_cluster.config import (
     ClassifierConfig,
     CustomScorerConfig,
+    GeneratorConfig,
     JudgeConfig,
     LengthConfig,
     LogprobConfig,
@@ -25,6 +26,7 @@ from rm_cluster.scorers.logprob import Logprob
 from rm_cluster.scorers.scorer import Scorer
 
 __all__ = [
+    "AnyModelConfig",
     "AnyScorerConfig",
     "Classifier",
     "Embedding",
@@ -33,10 +35,23 @@ __all__ = [
     "Length",
     "Logprob",
     "Scorer",
+    "build_model",
     "build_scorer",
 ]
 
 AnyScorerConfig = ClassifierConfig | LogprobConfig | JudgeConfig | LengthConfig | CustomScorerConfig
+AnyModelConfig = AnyScorerConfig | GeneratorConfig
+
+
+def build_model(config: AnyModelConfig, scoring: ScoringConfig) -> Scorer | Generator:
+    """Build what a replica runs, without its weights.
+
+    Raises:
+        ConfigError: It cannot be built, and why.
+    """
+    if isinstance(config, GeneratorConfig):
+        return Generator(**config.model_dump())
+    return build_scorer(config, scoring)
 
 
 def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:

@@ -65,7 +65,8 @@ def score(
         ConfigError: The model cannot be loaded.
         ScoringError: No replica came up, or a request failed on `MAX_TRIES` replicas.
     """
-    store = RewardStore(run.output_dir, contract_id(scorer.contract))
+    kind = "verdict" if isinstance(config, JudgeConfig) else "reward"
+    store = RewardStore(run.output_dir, contract_id(scorer.contract), kind)
     windows = _missing(snapshots, stored_rewards(run, scorer))
     return _measure(config, scorer, Score, store, windows, snapshots, run)
 

@@ -9,6 +9,7 @@ from rm_cluster.config import ClassifierConfig, EvaluateConfig
 from rm_cluster.metrics.table import METRIC_COLUMNS
 
 SIGNATURES = {
+    "annotate": ["config"],
     "correlate": ["metrics", "downstream", "seed"],
     "evaluate": ["config"],
     "generate": ["config"],
@@ -17,6 +18,7 @@ SIGNATURES = {
     "Classifier": ["truncation", "options"],
     "Embedding": ["options"],
     "Generator": ["options"],
+    "Judge": ["truncation", "options"],
     "Length": ["options"],
     "Logprob": ["truncation", "options"],
 }
@@ -24,10 +26,10 @@ SIGNATURES = {
 
 def test_names() -> None:
     assert rmc.__all__ == [
-        "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig",
-        "GenerateConfig", "Generator", "Length", "Logprob", "RMClusterError", "best_of_n",
-        "correlate", "downstream", "evaluate", "generate", "load_benchmark", "load_result",
-        "metrics",
+        "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "EvalResult",
+        "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "Logprob",
+        "RMClusterError", "annotate", "best_of_n", "correlate", "downstream", "evaluate",
+        "generate", "load_benchmark", "load_result", "metrics",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None

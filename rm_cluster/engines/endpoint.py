@@ -14,13 +14,16 @@ import json
 import os
 import random
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 
 from rm_cluster.config import EndpointConfig
 from rm_cluster.errors import ConfigError
+
+T = TypeVar("T")
 
 MAX_WAIT_S = 60.0
 _MAX_BYTES = 8_000_000
@@ -81,11 +84,11 @@ class EndpointEngine:
         self._body = {key: value for key, value in fields.items() if value is not None}
         self._key = _key(config, name)
         self._next_start = 0.0  # by time.monotonic
-        asyncio.run(self._try_out())
+        _run(self._try_out())
 
     def ask(self, conversations: Sequence[list[dict[str, str]]]) -> list[Answer]:
         """Return the answer to each conversation."""
-        return asyncio.run(self._ask_all(conversations))
+        return _run(self._ask_all(conversations))
 
     async def _try_out(self) -> None:
         """Find out with one small question what would fail for all of them."""
@@ -194,6 +197,12 @@ class EndpointEngine:
 
     def _without_key(self, text: str) -> str:
         return text if self._key is None else text.replace(self._key, "***")
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run in a thread, because the caller's may have a loop of its own, as notebooks do."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def _key(config: EndpointConfig, name: str) -> str | None:

@@ -146,7 +146,11 @@ class Judge:
         config = self.config
         if config.is_pairwise:
             config = config.model_copy(update={"compare": "round_robin"})
-        asked = [question for row in prompt_groups for question in question_rows(config, row)]
+        asked = [
+            question
+            for row in prompt_groups
+            for question in question_rows(config, {**_NOTHING_ELSE, **row})
+        ]
         said = score_encoded_groups(self, self.encode(asked))
         stored = pa.table({"values": [a.values for a in said], "error": [a.error for a in said]})
         nums = [len(row["completions"]) for row in prompt_groups]
@@ -159,6 +163,21 @@ class Judge:
             np.array(line["values"] or [np.nan] * num)
             for line, num in zip(found, nums, strict=True)
         ]
+
+
+_NOTHING_ELSE = Row(
+    id="",
+    benchmark="",
+    domain="",
+    slices=[],
+    prompt=[],
+    completions=[],
+    labels=None,
+    policies=None,
+    pairs=[],
+    metadata=None,
+)
+"""What a row in this process need not have beside prompt and completions."""
 
 
 class _Logits:
@@ -194,18 +213,8 @@ class _Logits:
         return [_from_log_odds(self._method, value) for value in odds]
 
     def _row(self, question: str) -> Row:
-        return Row(
-            id="",
-            benchmark="",
-            domain="",
-            slices=[],
-            prompt=[Message(role="user", content=disarm(question, self._special))],
-            completions=list(OPTIONS[self._method]),
-            labels=None,
-            policies=None,
-            pairs=[],
-            metadata=None,
-        )
+        turn = Message(role="user", content=disarm(question, self._special))
+        return {**_NOTHING_ELSE, "prompt": [turn], "completions": list(OPTIONS[self._method])}
 
 
 class _Words:

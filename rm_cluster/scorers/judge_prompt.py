@@ -8,11 +8,13 @@ nothing else: what a judge quotes, considers or says on the way decides nothing.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import jinja2
@@ -55,22 +57,10 @@ class JudgePrompt:
 
     def __init__(self, config: JudgeConfig) -> None:
         self._seed = config.seed
-        environment = ImmutableSandboxedEnvironment(
-            loader=jinja2.PackageLoader("rm_cluster.scorers", "judge_prompts"),
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            keep_trailing_newline=False,
-        )
         own = config.judge_prompt
-        name = f"{config.method}.jinja"
+        self._source = _built_in(config.method) if own is None else _read(config.name, own)
+        self.hash = _hash(self._source, _built_in("material"))
         try:
-            if own is None:
-                self._template = environment.get_template(name)
-                sources = [environment.get_or_select_template(n) for n in (name, _MATERIAL)]
-                self.hash = _hash(*(_source(environment, str(t.name)) for t in sources))
-            else:
-                self._template = environment.from_string(_read(config.name, own))
-                self.hash = _hash(_read(config.name, own))
             self.question([Message(role="user", content="")], ["", ""][: 1 + config.is_pairwise])
         except jinja2.TemplateError as error:
             raise ConfigError(f"{config.name}: judge_prompt is wrong: {error}") from None
@@ -83,9 +73,9 @@ class JudgePrompt:
             name = re.sub(r"[^\w ]", "", name)[:40]  # a role may be any text
             return f"[[begin {name} {code}]]\n{text}\n[[end {name} {code}]]"
 
-        return self._template.render(
-            prompt=prompt, completions=completions, code=code, fence=fence
-        ).strip()
+        template = _compiled(self._source)
+        text = template.render(prompt=prompt, completions=completions, code=code, fence=fence)
+        return text.strip()
 
     def _code(self, prompt: Sequence[Message], completions: Sequence[str]) -> str:
         """The same for both orders of two completions, so that these begin alike."""
@@ -147,9 +137,6 @@ def log_odds(method: str, logprobs: Sequence[tuple[str, float]]) -> float | None
     return first - other
 
 
-_MATERIAL = "material.jinja"
-
-
 def _log_sum(values: list[float]) -> float | None:
     if not values:
         return None
@@ -173,9 +160,19 @@ def _read(name: str, template: str) -> str:
         ) from None
 
 
-def _source(environment: jinja2.Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+def _built_in(name: str) -> str:
+    return files("rm_cluster.scorers").joinpath(f"judge_prompts/{name}.jinja").read_text("utf-8")
+
+
+@functools.cache
+def _compiled(source: str) -> jinja2.Template:
+    """Compiled where it is used, because a template cannot travel."""
+    environment = ImmutableSandboxedEnvironment(
+        loader=jinja2.FunctionLoader(lambda name: _built_in(name.removesuffix(".jinja"))),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.from_string(source)
 
 
 def _hash(*texts: str) -> str:

@@ -7,15 +7,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
-import pyarrow as pa
 import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rm_cluster.benchmarks import BENCHMARKS
 from rm_cluster.benchmarks.source import find_files
 from rm_cluster.composition import Composition, compose
 from rm_cluster.config import EvaluateConfig, ImportedConfig
@@ -23,17 +21,20 @@ from rm_cluster.config.listing import absolute, located
 from rm_cluster.downstream import correlate, read_outcomes
 from rm_cluster.errors import ConfigError, RMClusterError, ScoringError
 from rm_cluster.imported import Scores, find_score_files, import_scores
+from rm_cluster.judging import BenchmarkJudged, judge, rewards_frame
 from rm_cluster.metrics.curves import best_of_k_curves
-from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
+from rm_cluster.metrics.gains import ensemble_gains
+from rm_cluster.metrics.table import compare, measure
 from rm_cluster.parsing import parse_config
 from rm_cluster.record import record
 from rm_cluster.result import EvalResult
-from rm_cluster.rewards import Scale
 from rm_cluster.scorers import Classifier, Logprob, build_scorer
+from rm_cluster.scorers.scorer import Scorer
 from rm_cluster.scoring import score, stored_rewards
 from rm_cluster.serving import connect
 from rm_cluster.snapshot import Snapshot, rejected_rows, take_snapshot
-from rm_cluster.store import Folder, StoredRewards
+from rm_cluster.store import Folder
+from rm_cluster.sweeps import read_gap, sweep_tables
 
 logger = logging.getLogger(__name__)
 
@@ -55,17 +56,8 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     """
     run = _absolute(parse_config(EvaluateConfig, config))
     started = time.monotonic()
-    composition = compose(run.reward_models)
-    scorers = {name: build_scorer(c, run.scoring) for name, c in composition.measured.items()}
-    outcomes = read_outcomes(run.downstream) if run.downstream else None
-    for benchmark in run.benchmarks:
-        if benchmark.path is not None:
-            find_files(benchmark.path)  # a wrong path is told before anything starts
-    for model in composition.imported:
-        find_score_files(model)
-    for scorer in scorers.values():
-        if isinstance(scorer, Classifier | Logprob) and scorer.notice:
-            logger.warning(scorer.notice)
+    plan = _plan(run)
+    composition, scorers = plan.composition, plan.scorers
     _announce(run)
     with connect():
         snapshots = _snapshots(run)
@@ -75,33 +67,77 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
         }
     read = {m.name: [_import(m, snapshot) for snapshot in snapshots] for m in composition.imported}
     stored = {name: stored_rewards(run, scorer) for name, scorer in scorers.items()}
-    found = [
-        _benchmark_rewards(
-            snapshot, composition, stored, {name: scores[i].table for name, scores in read.items()}
-        )
+    judged = [
+        judge(snapshot, composition, stored, {name: its[i].table for name, its in read.items()})
         for i, snapshot in enumerate(snapshots)
     ]
-    benchmarks = [rewards for rewards, _ in found]
-    metrics = measure(benchmarks, run.seed)
-    result = EvalResult(
-        metrics=metrics,
-        rewards=_rewards_frame(benchmarks),
-        comparisons=compare(benchmarks, run.seed),
-        best_of_k=best_of_k_curves(benchmarks, run.seed),
-        outcomes=outcomes,
-        correlations=None if outcomes is None else correlate(metrics, outcomes, run.seed),
-        config=run,
-        run=record(
-            run, snapshots, benchmarks, composition, scorers, measured, read,
-            [scales for _, scales in found], started,
-        ),
-    )  # fmt: skip
+    about = record(run, snapshots, judged, composition, scorers, measured, read, started)
+    result = _result(run, plan, judged, about)
     Folder(run.output_dir).write_text(
         "rejected_rows.jsonl", rejected_rows(run.output_dir, snapshots)
     )
     result.save(run.output_dir)
-    _fail_on_too_many_errors(run, result)
+    for members in (result.rewards, rewards_frame([r for j in judged for r in j.swept.values()])):
+        _fail_on_too_many_errors(run, members)
     return result
+
+
+class _Plan(NamedTuple):
+    """What is to be done, and the small tables that it takes."""
+
+    composition: Composition
+    scorers: dict[str, Scorer]
+    outcomes: pd.DataFrame | None
+    gaps: dict[str, dict[str, float] | None]
+
+
+def _plan(run: EvaluateConfig) -> _Plan:
+    """Open everything but weights and benchmarks, so that what is wrong is told before it runs."""
+    composition = compose(run.reward_models)
+    plan = _Plan(
+        composition,
+        {name: build_scorer(c, run.scoring) for name, c in composition.measured.items()},
+        read_outcomes(run.downstream) if run.downstream else None,
+        {sweep.name: read_gap(sweep) for sweep in composition.sweeps},
+    )
+    for benchmark in run.benchmarks:
+        if benchmark.path is not None:
+            find_files(benchmark.path)
+    for model in composition.imported:
+        find_score_files(model)
+    for scorer in plan.scorers.values():
+        if isinstance(scorer, Classifier | Logprob) and scorer.notice:
+            logger.warning(scorer.notice)
+    return plan
+
+
+def _result(
+    run: EvaluateConfig, plan: _Plan, judged: Sequence[BenchmarkJudged], about: dict[str, Any]
+) -> EvalResult:
+    """Compute every table."""
+    benchmarks = [found.rewards for found in judged]
+    metrics = measure(benchmarks, run.seed)
+    gains = ensemble_gains(benchmarks, plan.composition.ensembles, run.seed)
+    swept = [
+        sweep_tables(sweep, found.swept[sweep.name], plan.gaps[sweep.name], run.seed)
+        for sweep in plan.composition.sweeps
+        for found in judged
+        if sweep.name in found.swept
+    ]
+    outcomes = plan.outcomes
+    return EvalResult(
+        metrics=metrics,
+        rewards=rewards_frame(benchmarks),
+        comparisons=compare(benchmarks, run.seed),
+        best_of_k=best_of_k_curves(benchmarks, run.seed),
+        ensemble_gains=_together([gains]),
+        pair_sweep=_together([tables.pairs for tables in swept]),
+        pair_sweep_correlations=_together([tables.correlations for tables in swept]),
+        outcomes=outcomes,
+        correlations=None if outcomes is None else correlate(metrics, outcomes, run.seed),
+        config=run,
+        run=about,
+    )
 
 
 def _announce(run: EvaluateConfig) -> None:
@@ -159,57 +195,15 @@ def _needed(composition: Composition, name: str, snapshots: Sequence[Snapshot]) 
     return [snapshot for snapshot in snapshots if snapshot.benchmark.name in names]
 
 
-def _benchmark_rewards(
-    snapshot: Snapshot,
-    composition: Composition,
-    stored: Mapping[str, StoredRewards],
-    imported: Mapping[str, pa.Table],
-) -> tuple[BenchmarkRewards, dict[str, dict[str, Scale]]]:
-    """Bring the rewards of every reward model in line with the benchmark's rows."""
-    rows = snapshot.table()
-    measured = {name: scores.lookup(rows["content"]) for name, scores in stored.items()}
-    derived = composition.derive({**imported, **measured})
-    benchmark = BENCHMARKS[snapshot.benchmark.type]
-    rewards = BenchmarkRewards(
-        name=snapshot.benchmark.name,
-        rows=rows,
-        scores=derived.tables,
-        official=benchmark.official,
-        cluster=benchmark.cluster,
-        joint=benchmark.joint,
-        groups=benchmark.groups,
-        headlines=benchmark.headlines,
-    )
-    return rewards, derived.scales
+def _together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
+    """One table of several; None where there is nothing in them."""
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else None
 
 
-def _rewards_frame(benchmarks: Sequence[BenchmarkRewards]) -> pd.DataFrame:
-    """One row per (reward_model, prompt)."""
-    frames = []
-    for benchmark in benchmarks:
-        for name, scores in benchmark.scores.items():
-            table = pa.table(
-                {
-                    "reward_model": pa.array([name] * len(scores)),
-                    "benchmark": pa.array([benchmark.name] * len(scores)),
-                    **{column: benchmark.rows[column] for column in ("id", "domain", "slices")},
-                    **{
-                        column: scores[column]
-                        for column in ("values", "num_tokens", "truncated", "error")
-                    },
-                    "margins": scores["margins"]
-                    if "margins" in scores.column_names
-                    else pa.nulls(len(scores), pa.list_(pa.float64())),
-                }
-            )
-            frames.append(table.to_pandas())
-    rewards: pd.DataFrame = pd.concat(frames, ignore_index=True)
-    return rewards
-
-
-def _fail_on_too_many_errors(run: EvaluateConfig, result: EvalResult) -> None:
+def _fail_on_too_many_errors(run: EvaluateConfig, all_rewards: pd.DataFrame) -> None:
     allowed = run.scoring.max_failed_fraction
-    for name, rewards in result.rewards.groupby("reward_model", sort=False):
+    for name, rewards in all_rewards.groupby("reward_model", sort=False):
         failed = rewards[rewards["error"].notna()]
         if len(failed) > allowed * len(rewards):
             first = failed.iloc[0]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from rm_cluster.composition import Composition
 from rm_cluster.config import EnsembleConfig, EvaluateConfig, RewardModelConfig
 from rm_cluster.imported import Scores
+from rm_cluster.judging import BenchmarkJudged
 from rm_cluster.metrics.table import BenchmarkRewards
 from rm_cluster.rewards import Scale
 from rm_cluster.scorers.scorer import Scorer, contract_id
@@ -37,12 +38,11 @@ _PACKAGES = (
 def record(
     run: EvaluateConfig,
     snapshots: Sequence[Snapshot],
-    benchmarks: Sequence[BenchmarkRewards],
+    judged: Sequence[BenchmarkJudged],
     composition: Composition,
     scorers: Mapping[str, Scorer],
     measured: Mapping[str, Measured],
     imported: Mapping[str, Sequence[Scores]],
-    scales: Sequence[Mapping[str, Mapping[str, Scale]]],
     started: float,
 ) -> dict[str, Any]:
     """Tell what ran, what was counted and how long it took.
@@ -50,15 +50,16 @@ def record(
     Args:
         run: The resolved configuration.
         snapshots: The benchmarks' rows.
-        benchmarks: Their scores, in the same order.
+        judged: Their rewards, in the same order.
         composition: What was measured, and for which reward models.
         scorers: By name of what was measured.
         measured: What the measuring of each came to.
         imported: By reward model that was not run, what was read for each benchmark.
-        scales: By benchmark, ensemble and member, what made the member's rewards comparable.
         started: When the job began, by `time.monotonic`.
     """
     names = [snapshot.benchmark.name for snapshot in snapshots]
+    benchmarks = [found.rewards for found in judged]
+    scales = {name: found.scales for name, found in zip(names, judged, strict=True)}
     measurements = {name: _measurement(measured[name], scorers[name]) for name in scorers}
     counts = {
         name: _prompt_counts([benchmark.scores[name] for benchmark in benchmarks])
@@ -87,7 +88,7 @@ def record(
             | measurements.get(model.name, {})
             | _members(model, composition)
             | _imported(imported.get(model.name))
-            | _scales(model.name, dict(zip(names, scales, strict=True)))
+            | _scales(model.name, scales)
             for model in run.reward_models
         },
         "members": {

@@ -27,7 +27,7 @@ LAYERS = [
     },
     {"best_of_n"},
     {"derived", "store", "snapshot", "imported"},
-    {"composition"},
+    {"composition", "judging", "sweeps"},
     {"serving", "pipeline", "scoring", "record"},
     {"result", "correlation", "report"},
     {"evaluation"},

@@ -17,13 +17,13 @@ import pyarrow as pa
 from rm_cluster.best_of_n import mean_similarity, over_prompts
 from rm_cluster.config import AnnotateConfig, EmbeddingConfig, EvaluateConfig
 from rm_cluster.config.listing import absolute
+from rm_cluster.judging import rewards_frame
 from rm_cluster.labeling import Labeled, Similarity, label, schema
 from rm_cluster.measurement import (
     Measurements,
     fail_on_too_many_errors,
     measure_rewards,
     plan_measurements,
-    rewards_frame,
 )
 from rm_cluster.metrics.pairwise import OVERALL
 from rm_cluster.pairing import mean_word_overlap, num_words
@@ -150,7 +150,7 @@ def annotate(config: AnnotateConfig | Mapping[str, Any] | str | Path) -> Annotat
     rejected = rejected_rows(run.output_dir, measured.snapshots)
     Folder(run.output_dir).write_text("rejected_rows.jsonl", rejected)
     result.save(run.output_dir)
-    rewards = rewards_frame(measured.benchmarks)
+    rewards = rewards_frame([judged.rewards for judged in measured.judged])
     fail_on_too_many_errors(evaluation, rewards[rewards["reward_model"] == run.annotator_name])
     return result
 
@@ -176,8 +176,8 @@ def _similarity(config: EmbeddingConfig | None) -> Similarity:
 
 def _label(run: AnnotateConfig, measured: Measurements, similarity: Similarity) -> Labeled:
     """Make preferences of one window of candidates after the other."""
-    (snapshot,), (rewards,) = measured.snapshots, measured.benchmarks
-    values = rewards.scores[run.annotator_name]["values"].to_pylist()
+    (snapshot,), (judged,) = measured.snapshots, measured.judged
+    values = judged.rewards.scores[run.annotator_name]["values"].to_pylist()
     folder = Folder(snapshot.url)
     train: list[Record] = []
     held_out: list[Record] = []

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from rm_cluster.config import EvaluateConfig
 from rm_cluster.downstream import correlate, read_outcomes
+from rm_cluster.judging import BenchmarkJudged, rewards_frame
 from rm_cluster.measurement import (
+    Plan,
     fail_on_too_many_errors,
     measure_rewards,
     plan_measurements,
-    rewards_frame,
 )
 from rm_cluster.metrics.curves import best_of_k_curves
+from rm_cluster.metrics.gains import ensemble_gains
 from rm_cluster.metrics.table import compare, measure
 from rm_cluster.parsing import parse_config
 from rm_cluster.preparing import announce, located_run
@@ -23,6 +27,7 @@ from rm_cluster.record import record
 from rm_cluster.result import EvalResult
 from rm_cluster.snapshot import rejected_rows
 from rm_cluster.store import Folder
+from rm_cluster.sweeps import read_gap, sweep_tables
 
 
 def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalResult:
@@ -42,24 +47,67 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     """
     run = located_run(parse_config(EvaluateConfig, config))
     started = time.monotonic()
-    outcomes = read_outcomes(run.downstream) if run.downstream else None
-    plan = plan_measurements(run)
+    plan = _plan(run)
     announce(run, run.output_dir)
-    measured = measure_rewards(run, plan)
-    benchmarks = measured.benchmarks
+    found = measure_rewards(run, plan.measurements)
+    result = _result(run, plan, found.judged, record(run, found, started))
+    rejected = rejected_rows(run.output_dir, found.snapshots)
+    Folder(run.output_dir).write_text("rejected_rows.jsonl", rejected)
+    result.save(run.output_dir)
+    swept = [rewards for judged in found.judged for rewards in judged.swept.values()]
+    for rewards in (result.rewards, rewards_frame(swept)):
+        fail_on_too_many_errors(run, rewards)
+    return result
+
+
+class _Plan(NamedTuple):
+    """What is to be measured, and the small tables that results are held against."""
+
+    measurements: Plan
+    outcomes: pd.DataFrame | None
+    gaps: dict[str, dict[str, float] | None]
+
+
+def _plan(run: EvaluateConfig) -> _Plan:
+    """Open everything but weights and benchmarks, so that what is wrong is told before it runs."""
+    measurements = plan_measurements(run)
+    return _Plan(
+        measurements,
+        read_outcomes(run.downstream) if run.downstream else None,
+        {sweep.name: read_gap(sweep) for sweep in measurements.composition.sweeps},
+    )
+
+
+def _result(
+    run: EvaluateConfig, plan: _Plan, judged: Sequence[BenchmarkJudged], about: dict[str, Any]
+) -> EvalResult:
+    """Compute every table."""
+    benchmarks = [found.rewards for found in judged]
     metrics = measure(benchmarks, run.seed)
-    result = EvalResult(
+    gains = ensemble_gains(benchmarks, plan.measurements.composition.ensembles, run.seed)
+    swept = [
+        sweep_tables(sweep, found.swept[sweep.name], plan.gaps[sweep.name], run.seed)
+        for sweep in plan.measurements.composition.sweeps
+        for found in judged
+        if sweep.name in found.swept
+    ]
+    outcomes = plan.outcomes
+    return EvalResult(
         metrics=metrics,
         rewards=rewards_frame(benchmarks),
         comparisons=compare(benchmarks, run.seed),
         best_of_k=best_of_k_curves(benchmarks, run.seed),
+        ensemble_gains=_together([gains]),
+        pair_sweep=_together([tables.pairs for tables in swept]),
+        pair_sweep_correlations=_together([tables.correlations for tables in swept]),
         outcomes=outcomes,
         correlations=None if outcomes is None else correlate(metrics, outcomes, run.seed),
         config=run,
-        run=record(run, measured, started),
+        run=about,
     )
-    rejected = rejected_rows(run.output_dir, measured.snapshots)
-    Folder(run.output_dir).write_text("rejected_rows.jsonl", rejected)
-    result.save(run.output_dir)
-    fail_on_too_many_errors(run, result.rewards)
-    return result
+
+
+def _together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
+    """One table of several; None where there is nothing in them."""
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else None

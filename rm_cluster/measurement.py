@@ -1,30 +1,27 @@
 """The measuring half of the jobs: benchmarks x reward models -> a table of rewards for each.
 
 Some models do not see the rows as they stand. A judge is asked questions about them
-(`scorers/judging.py`), and a prompt may be customized (`customization.py`). What such a model sees
+(`scorers/questions.py`), and a prompt may be customized. What such a model sees
 is laid down as a snapshot of its own, so that everything after that is measured and stored alike.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
-import pyarrow as pa
 
-from rm_cluster.benchmarks import BENCHMARKS
 from rm_cluster.benchmarks.source import find_files
 from rm_cluster.composition import Composition, compose
 from rm_cluster.config import EvaluateConfig, ImportedConfig, JudgeConfig
 from rm_cluster.errors import ScoringError
 from rm_cluster.imported import Scores, find_score_files, import_scores
-from rm_cluster.metrics.table import BenchmarkRewards
+from rm_cluster.judging import BenchmarkJudged, judge
 from rm_cluster.preparing import take_snapshots
-from rm_cluster.rewards import Scale
 from rm_cluster.scorers import AnyScorerConfig, Classifier, Logprob, Scorer, build_scorer
-from rm_cluster.scorers.judging import answers, question_rows
+from rm_cluster.scorers.questions import answers, question_rows
 from rm_cluster.scoring import Measured, score, stored_rewards
 from rm_cluster.serving import connect
 from rm_cluster.snapshot import Snapshot, rewrite_snapshot
@@ -50,19 +47,17 @@ class Measurements(NamedTuple):
     Attributes:
         plan: What was to be measured.
         snapshots: The benchmarks' rows.
-        benchmarks: The rewards of every reward model, in the same order.
+        judged: The rewards of every reward model, in the same order.
         measured: By name of what was measured, what the measuring came to.
         imported: By reward model that was not run, what was read for each benchmark.
-        scales: By benchmark, ensemble and member, what made the member's rewards comparable.
         asked: By judge and benchmark, counts of its answers.
     """
 
     plan: Plan
     snapshots: list[Snapshot]
-    benchmarks: list[BenchmarkRewards]
+    judged: list[BenchmarkJudged]
     measured: dict[str, Measured]
     imported: dict[str, list[Scores]]
-    scales: list[dict[str, dict[str, Scale]]]
     asked: dict[str, dict[str, Counts]]
 
 
@@ -110,7 +105,7 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
         for model in composition.imported
     }
     stored = {name: stored_rewards(run, scorer) for name, scorer in plan.scorers.items()}
-    benchmarks, scales = [], []
+    judged = []
     asked: dict[str, dict[str, Counts]] = {}
     for i, snapshot in enumerate(snapshots):
         rows = snapshot.table()
@@ -122,34 +117,8 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
             if isinstance(config, JudgeConfig):
                 found, asked.setdefault(name, {})[benchmark] = answers(config, rows, found)
             tables[name] = found
-        derived = composition.derive(tables)
-        benchmarks.append(_benchmark_rewards(snapshot, rows, derived.tables))
-        scales.append(derived.scales)
-    return Measurements(plan, snapshots, benchmarks, measured, imported, scales, asked)
-
-
-def rewards_frame(benchmarks: Sequence[BenchmarkRewards]) -> pd.DataFrame:
-    """One row per (reward_model, prompt)."""
-    frames = []
-    for benchmark in benchmarks:
-        for name, scores in benchmark.scores.items():
-            table = pa.table(
-                {
-                    "reward_model": pa.array([name] * len(scores)),
-                    "benchmark": pa.array([benchmark.name] * len(scores)),
-                    **{column: benchmark.rows[column] for column in ("id", "domain", "slices")},
-                    **{
-                        column: scores[column]
-                        for column in ("values", "num_tokens", "truncated", "error")
-                    },
-                    "margins": scores["margins"]
-                    if "margins" in scores.column_names
-                    else pa.nulls(len(scores), pa.list_(pa.float64())),
-                }
-            )
-            frames.append(table.to_pandas())
-    rewards: pd.DataFrame = pd.concat(frames, ignore_index=True)
-    return rewards
+        judged.append(judge(snapshot, rows, composition, tables))
+    return Measurements(plan, snapshots, judged, measured, imported, asked)
 
 
 def fail_on_too_many_errors(run: EvaluateConfig, rewards: pd.DataFrame) -> None:
@@ -210,19 +179,3 @@ def _import(model: ImportedConfig, snapshot: Snapshot) -> Scores:
         scores.num_unmatched,
     )
     return scores
-
-
-def _benchmark_rewards(
-    snapshot: Snapshot, rows: pa.Table, tables: Mapping[str, pa.Table]
-) -> BenchmarkRewards:
-    benchmark = BENCHMARKS[snapshot.benchmark.type]
-    return BenchmarkRewards(
-        name=snapshot.benchmark.name,
-        rows=rows,
-        scores=tables,
-        official=benchmark.official,
-        cluster=benchmark.cluster,
-        joint=benchmark.joint,
-        groups=benchmark.groups,
-        headlines=benchmark.headlines,
-    )

@@ -48,9 +48,14 @@ def record(run: EvaluateConfig, found: Measurements, started: float) -> dict[str
         found: What was measured for it.
         started: When the job began, by `time.monotonic`.
     """
-    (composition, scorers), snapshots, benchmarks = found.plan, found.snapshots, found.benchmarks
+    (composition, scorers), snapshots = found.plan, found.snapshots
     names = [snapshot.benchmark.name for snapshot in snapshots]
-    measurements = {name: _measurement(found.measured[name], scorers[name]) for name in scorers}
+    benchmarks = [judged.rewards for judged in found.judged]
+    scales = {name: judged.scales for name, judged in zip(names, found.judged, strict=True)}
+    measurements = {
+        name: _measurement(found.measured[name], scorer) | _answers(found.asked.get(name))
+        for name, scorer in scorers.items()
+    }
     counts = {
         name: _prompt_counts([benchmark.scores[name] for benchmark in benchmarks])
         for name in benchmarks[0].scores
@@ -75,8 +80,7 @@ def record(run: EvaluateConfig, found: Measurements, started: float) -> dict[str
             | measurements.get(model.name, {})
             | _members(model, composition)
             | _imported(found.imported.get(model.name))
-            | _scales(model.name, dict(zip(names, found.scales, strict=True)))
-            | _answers(found.asked.get(model.name))
+            | _scales(model.name, scales)
             for model in run.reward_models
         },
         "members": {
@@ -120,7 +124,7 @@ def _imported(read: Sequence[Scores] | None) -> dict[str, Any]:
 
 
 def _answers(asked: Mapping[str, Mapping[str, int]] | None) -> dict[str, Any]:
-    """Of a judge, by benchmark, what became of its questions."""
+    """By benchmark, what became of the questions that were asked for a reward model."""
     return {} if asked is None else {"answers": asked}
 
 

@@ -62,8 +62,8 @@ def test_tables() -> None:
         "n", "n_failed", "n_tied", "n_truncated",
     )  # fmt: skip
     fields = {
-        "metrics", "rewards", "comparisons", "best_of_k", "outcomes", "correlations", "config",
-        "run",
+        "metrics", "rewards", "comparisons", "best_of_k", "ensemble_gains", "pair_sweep",
+        "pair_sweep_correlations", "outcomes", "correlations", "config", "run",
     }  # fmt: skip
     assert set(rmc.EvalResult.__dataclass_fields__) == fields
 

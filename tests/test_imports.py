@@ -28,7 +28,7 @@ LAYERS = [
     {"best_of_n"},
     {"pairing", "labeling"},
     {"derived", "store", "snapshot", "imported"},
-    {"composition"},
+    {"composition", "judging", "sweeps"},
     {"serving", "pipeline", "scoring", "preparing"},
     {"measurement"},
     {"record"},

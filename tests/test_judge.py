@@ -15,7 +15,7 @@ from rm_cluster.config import JudgeConfig
 from rm_cluster.errors import ConfigError
 from rm_cluster.scorers import Judge
 from rm_cluster.scorers.judge_prompt import JudgePrompt
-from rm_cluster.scorers.judging import question_rows
+from rm_cluster.scorers.questions import question_rows
 from rm_cluster.scorers.scorer import score_encoded_groups
 from tests.families import CAUSAL, save_family
 from tests.models import tokenizer

@@ -15,7 +15,7 @@ import pytest
 from rm_cluster.engines.endpoint import _retry_after
 from rm_cluster.errors import ConfigError
 from rm_cluster.scorers import Judge
-from rm_cluster.scorers.judging import question_rows
+from rm_cluster.scorers.questions import question_rows
 from rm_cluster.scorers.scorer import GroupRewards, score_encoded_groups
 from tests.chat_server import (
     KEY,

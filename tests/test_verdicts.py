@@ -10,7 +10,7 @@ import pytest
 from rm_cluster.config import JudgeConfig
 from rm_cluster.metrics.verdicts import debias, round_robin_rewards
 from rm_cluster.scorers.judge_prompt import UNSCORED
-from rm_cluster.scorers.judging import answers, question_rows, questions
+from rm_cluster.scorers.questions import answers, question_rows, questions
 from tests.rows import row
 
 nan = float("nan")

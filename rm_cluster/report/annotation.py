@@ -12,7 +12,7 @@ from rm_cluster.labeling import DROPPED
 from rm_cluster.report.figure import Figure
 from rm_cluster.report.page import Page, Section, write_page
 from rm_cluster.report.table import Table
-from rm_cluster.report.terminal import interval
+from rm_cluster.report.wording import interval
 from rm_cluster.store import Folder
 
 _COLUMNS = {

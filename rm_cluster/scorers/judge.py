@@ -29,9 +29,9 @@ from rm_cluster.scorers.judge_prompt import (
     parse_rating,
     parse_verdict,
 )
-from rm_cluster.scorers.judging import answers, question_rows
 from rm_cluster.scorers.logprob import Logprob
 from rm_cluster.scorers.pretrained import load_tokenizer
+from rm_cluster.scorers.questions import answers, question_rows
 from rm_cluster.scorers.scorer import (
     EncodedGroup,
     GroupRewards,

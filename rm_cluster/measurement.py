@@ -8,20 +8,37 @@ is laid down as a snapshot of its own, so that everything after that is measured
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
+from rm_cluster.benchmarks.rows import without_replies
 from rm_cluster.benchmarks.source import find_files
 from rm_cluster.composition import Composition, compose
-from rm_cluster.config import EvaluateConfig, ImportedConfig, JudgeConfig
+from rm_cluster.config import (
+    EvaluateConfig,
+    ImportedConfig,
+    JudgeConfig,
+    LogprobConfig,
+    RouterConfig,
+)
 from rm_cluster.errors import ScoringError
 from rm_cluster.imported import Scores, find_score_files, import_scores
 from rm_cluster.judging import BenchmarkJudged, judge
 from rm_cluster.preparing import take_snapshots
-from rm_cluster.scorers import AnyScorerConfig, Classifier, Logprob, Scorer, build_scorer
+from rm_cluster.scorers import (
+    AnyScorerConfig,
+    Classifier,
+    Logprob,
+    Router,
+    Scorer,
+    build_scorer,
+)
+from rm_cluster.scorers.customization import Customizer
 from rm_cluster.scorers.questions import answers, question_rows
+from rm_cluster.scorers.router import UNKNOWN
 from rm_cluster.scoring import Measured, score, stored_rewards
 from rm_cluster.serving import connect
 from rm_cluster.snapshot import Snapshot, rewrite_snapshot
@@ -50,7 +67,8 @@ class Measurements(NamedTuple):
         judged: The rewards of every reward model, in the same order.
         measured: By name of what was measured, what the measuring came to.
         imported: By reward model that was not run, what was read for each benchmark.
-        asked: By judge and benchmark, counts of its answers.
+        asked: By name of what was measured and benchmark, counts of what a judge answered, or of
+            the domains that prompts were customized for.
     """
 
     plan: Plan
@@ -92,30 +110,31 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
         ScoringError: Replicas failed for good.
     """
     composition = plan.composition
-    seen: dict[str, dict[str, Snapshot]] = {}
+    views: dict[str, dict[str, Snapshot]] = {}
     measured: dict[str, Measured] = {}
+    asked: dict[str, dict[str, Counts]] = {}
     with connect():
         snapshots = take_snapshots(run.benchmarks, run.limit, run.output_dir)
         for name, config in composition.measured.items():
-            seen[name] = _seen(run, composition, name, config, snapshots)
-            views = list(seen[name].values())
-            measured[name] = score(config, plan.scorers[name], views, run)
+            needed = composition.benchmarks(name, [s.benchmark.name for s in snapshots])
+            rows = [snapshot for snapshot in snapshots if snapshot.benchmark.name in needed]
+            views[name], asked[name] = _seen(run, name, config, rows)
+            measured[name] = score(config, plan.scorers[name], list(views[name].values()), run)
     imported = {
         model.name: [_import(model, snapshot) for snapshot in snapshots]
         for model in composition.imported
     }
     stored = {name: stored_rewards(run, scorer) for name, scorer in plan.scorers.items()}
     judged = []
-    asked: dict[str, dict[str, Counts]] = {}
     for i, snapshot in enumerate(snapshots):
         rows = snapshot.table()
         benchmark = snapshot.benchmark.name
         tables = {name: scores[i].table for name, scores in imported.items()}
         for name, config in composition.measured.items():
-            view = seen[name].get(benchmark)
+            view = views[name].get(benchmark)
             found = stored[name].lookup((rows if view is None else view.table())["content"])
             if isinstance(config, JudgeConfig):
-                found, asked.setdefault(name, {})[benchmark] = answers(config, rows, found)
+                found, asked[name][benchmark] = answers(config, rows, found)
             tables[name] = found
         judged.append(judge(snapshot, rows, composition, tables))
     return Measurements(plan, snapshots, judged, measured, imported, asked)
@@ -146,26 +165,70 @@ def fail_on_too_many_errors(run: EvaluateConfig, rewards: pd.DataFrame) -> None:
 
 
 def _seen(
-    run: EvaluateConfig,
-    composition: Composition,
-    name: str,
-    config: AnyScorerConfig,
-    snapshots: Sequence[Snapshot],
-) -> dict[str, Snapshot]:
-    """By benchmark that is needed of a model, the rows that it sees."""
-    needed = composition.benchmarks(name, [snapshot.benchmark.name for snapshot in snapshots])
-    found = {s.benchmark.name: s for s in snapshots if s.benchmark.name in needed}
+    run: EvaluateConfig, name: str, config: AnyScorerConfig, snapshots: Sequence[Snapshot]
+) -> tuple[dict[str, Snapshot], dict[str, Counts]]:
+    """What a model sees of each benchmark, and counts of what was asked to find that out."""
+    rewrites: list[Rewrite] = []
+    counts: dict[str, Counts] = {}
     if isinstance(config, JudgeConfig):
-        rewrite = _questions(config)
-        found = {
-            benchmark: rewrite_snapshot(snapshot, name, rewrite, run.output_dir)
-            for benchmark, snapshot in found.items()
+        rewrites = [_questions(config)] * len(snapshots)
+    elif isinstance(config, LogprobConfig) and config.customize is not None:
+        customizer = Customizer(config.customize)
+        domains = _domains(run, customizer, config.customize.routing(), snapshots)
+        rewrites = [_customized(customizer, its) for its, _ in domains]
+        counts = {
+            snapshot.benchmark.name: {**Counter(its), "n_unrouted": unrouted}
+            for snapshot, (its, unrouted) in zip(snapshots, domains, strict=True)
         }
-    return found
+    else:
+        return {snapshot.benchmark.name: snapshot for snapshot in snapshots}, {}
+    views = {
+        snapshot.benchmark.name: rewrite_snapshot(snapshot, name, rewrite, run.output_dir)
+        for snapshot, rewrite in zip(snapshots, rewrites, strict=True)
+    }
+    return views, counts
 
 
 def _questions(config: JudgeConfig) -> Rewrite:
     return lambda rows: [question for row in rows for question in question_rows(config, row)]
+
+
+def _customized(customizer: Customizer, domains: Sequence[str]) -> Rewrite:
+    """Customizes rows for these domains, in their order."""
+    following = iter(domains)
+    return lambda rows: [customizer.customized(row, next(following)) for row in rows]
+
+
+def _domains(
+    run: EvaluateConfig,
+    customizer: Customizer,
+    routing: RouterConfig | None,
+    snapshots: Sequence[Snapshot],
+) -> list[tuple[list[str], int]]:
+    """By benchmark, the domains of its rows, and how many a router could not tell."""
+    if routing is None:
+        return [
+            ([customizer.domain_of(row) for row in s.table(("domain", "slices")).to_pylist()], 0)
+            for s in snapshots
+        ]
+    router = Router(**routing.model_dump())
+    prompts = [
+        rewrite_snapshot(snapshot, f"router {routing.name}", _prompts, run.output_dir)
+        for snapshot in snapshots
+    ]
+    score(routing, router, prompts, run)
+    stored = stored_rewards(run, router)
+    found = []
+    for view in prompts:
+        values = stored.lookup(view.table()["content"])["values"].to_pylist()
+        positions = [value[0] if value else UNKNOWN for value in values]
+        found.append((list(map(router.domain, positions)), positions.count(UNKNOWN)))
+    return found
+
+
+def _prompts(rows: Sequence[Row]) -> list[Row]:
+    """Rows without replies, of which a router sees nothing."""
+    return [without_replies(row) for row in rows]
 
 
 def _import(model: ImportedConfig, snapshot: Snapshot) -> Scores:

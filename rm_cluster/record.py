@@ -124,8 +124,8 @@ def _imported(read: Sequence[Scores] | None) -> dict[str, Any]:
 
 
 def _answers(asked: Mapping[str, Mapping[str, int]] | None) -> dict[str, Any]:
-    """By benchmark, what became of the questions that were asked for a reward model."""
-    return {} if asked is None else {"answers": asked}
+    """By benchmark, what a judge answered, or which domains prompts were customized for."""
+    return {"asked": asked} if asked else {}
 
 
 def _scales(name: str, scales: Mapping[str, Mapping[str, Mapping[str, Scale]]]) -> dict[str, Any]:

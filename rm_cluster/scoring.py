@@ -28,6 +28,7 @@ from rm_cluster.config import (
     JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    RouterConfig,
     ServingConfig,
 )
 from rm_cluster.errors import ScoringError
@@ -65,7 +66,7 @@ def score(
         ConfigError: The model cannot be loaded.
         ScoringError: No replica came up, or a request failed on `MAX_TRIES` replicas.
     """
-    kind = "verdict" if isinstance(config, JudgeConfig) else "reward"
+    kind = "verdict" if isinstance(config, JudgeConfig | RouterConfig) else "reward"
     store = RewardStore(run.output_dir, contract_id(scorer.contract), kind)
     windows = _missing(snapshots, stored_rewards(run, scorer))
     return _measure(config, scorer, Score, store, windows, snapshots, run)

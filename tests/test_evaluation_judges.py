@@ -115,7 +115,7 @@ def test_a_hostile_judge_costs_what_it_spoils_and_no_more(tmp_path: Path, data: 
     inconsistent, bias = metric(result, "inconsistent"), metric(result, "position_bias")
     assert (inconsistent["value"], inconsistent["n"]) == (pytest.approx(1 / 7), 7)
     assert bias["value"] == pytest.approx(1 / 7)
-    assert result.run["reward_models"]["judge"]["answers"]["mine"] == {
+    assert result.run["reward_models"]["judge"]["asked"]["mine"] == {
         "n_questions": 12, "n_unscored": 3, "n_failed_questions": 2, "n_inconsistent": 1,
     }  # fmt: skip
     errors = result.rewards.set_index("id")["error"].dropna()

@@ -6,6 +6,13 @@ a value passes through to them.
 
 from rm_cluster.config.annotate import AnnotateConfig, PairRule
 from rm_cluster.config.base import Config
+from rm_cluster.config.customize import (
+    CustomizeConfig,
+    DomainConfig,
+    ExemplarConfig,
+    RouterConfig,
+    TemplatesConfig,
+)
 from rm_cluster.config.derived import (
     EnsembleConfig,
     EnsembleRule,
@@ -15,17 +22,15 @@ from rm_cluster.config.derived import (
 from rm_cluster.config.generate import GenerateConfig
 from rm_cluster.config.judges import EndpointConfig, JudgeConfig
 from rm_cluster.config.listing import RewardModelConfig
+from rm_cluster.config.pretrained import EmbeddingConfig, GeneratorConfig, PretrainedConfig
 from rm_cluster.config.reward_models import (
     CausalConfig,
     ClassifierConfig,
     CustomScorerConfig,
-    EmbeddingConfig,
-    GeneratorConfig,
     ImportedConfig,
     LengthConfig,
     LogprobConfig,
     Normalize,
-    PretrainedConfig,
     RendererConfig,
 )
 from rm_cluster.config.runs import (
@@ -50,11 +55,14 @@ __all__ = [
     "Config",
     "CorrelateConfig",
     "CustomScorerConfig",
+    "CustomizeConfig",
+    "DomainConfig",
     "EmbeddingConfig",
     "EndpointConfig",
     "EnsembleConfig",
     "EnsembleRule",
     "EvaluateConfig",
+    "ExemplarConfig",
     "GenerateConfig",
     "GeneratorConfig",
     "ImportedConfig",
@@ -68,6 +76,8 @@ __all__ = [
     "PretrainedConfig",
     "RendererConfig",
     "RewardModelConfig",
+    "RouterConfig",
     "ScoringConfig",
     "ServingConfig",
+    "TemplatesConfig",
 ]

@@ -17,7 +17,7 @@ from rm_cluster.config.base import Config
 from rm_cluster.config.derived import PairSweepConfig
 from rm_cluster.config.judges import JudgeConfig
 from rm_cluster.config.listing import RewardModelConfig, check_members
-from rm_cluster.config.reward_models import EmbeddingConfig
+from rm_cluster.config.pretrained import EmbeddingConfig
 from rm_cluster.config.runs import BenchmarkConfig, ScoringConfig, ServingConfig, unique_names
 
 PairRule = Literal["best_vs_random", "best_vs_worst", "best_vs_uniform_rank", "mbr_bon_vs_worst"]

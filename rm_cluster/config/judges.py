@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from rm_cluster.config.base import Config
-from rm_cluster.config.reward_models import PretrainedConfig
+from rm_cluster.config.pretrained import PretrainedConfig
 
 
 class EndpointConfig(Config):

@@ -14,6 +14,7 @@ from rm_cluster.config import (
     JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    RouterConfig,
     ScoringConfig,
 )
 from rm_cluster.errors import ConfigError
@@ -23,6 +24,7 @@ from rm_cluster.scorers.generator import Generator
 from rm_cluster.scorers.judge import Judge
 from rm_cluster.scorers.length import Length
 from rm_cluster.scorers.logprob import Logprob
+from rm_cluster.scorers.router import Router
 from rm_cluster.scorers.scorer import Scorer
 
 __all__ = [
@@ -34,12 +36,20 @@ __all__ = [
     "Judge",
     "Length",
     "Logprob",
+    "Router",
     "Scorer",
     "build_model",
     "build_scorer",
 ]
 
-AnyScorerConfig = ClassifierConfig | LogprobConfig | JudgeConfig | LengthConfig | CustomScorerConfig
+AnyScorerConfig = (
+    ClassifierConfig
+    | LogprobConfig
+    | JudgeConfig
+    | RouterConfig
+    | LengthConfig
+    | CustomScorerConfig
+)
 AnyModelConfig = AnyScorerConfig | GeneratorConfig
 
 
@@ -49,7 +59,7 @@ def build_model(config: AnyModelConfig, scoring: ScoringConfig) -> Scorer | Gene
     Raises:
         ConfigError: It cannot be built, and why.
     """
-    if isinstance(config, GeneratorConfig):
+    if isinstance(config, GeneratorConfig) and not isinstance(config, RouterConfig):
         return Generator(**config.model_dump())
     return build_scorer(config, scoring)
 
@@ -67,6 +77,8 @@ def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:
             return Logprob(truncation=scoring.truncation, **config.model_dump())
         case JudgeConfig():
             return Judge(truncation=scoring.truncation, **config.model_dump())
+        case RouterConfig():
+            return Router(**config.model_dump())
         case LengthConfig():
             return Length(**config.model_dump())
         case CustomScorerConfig():

@@ -30,7 +30,7 @@ from rm_cluster.scorers.judge_prompt import (
     parse_verdict,
 )
 from rm_cluster.scorers.logprob import Logprob
-from rm_cluster.scorers.pretrained import load_tokenizer
+from rm_cluster.scorers.pretrained import special_tokens
 from rm_cluster.scorers.questions import answers, question_rows
 from rm_cluster.scorers.scorer import (
     EncodedGroup,
@@ -185,7 +185,7 @@ class _Logits:
 
     def __init__(self, config: JudgeConfig) -> None:
         options = _pretrained(config)
-        self._method, self._special = config.method, _special_tokens(config)
+        self._method, self._special = config.method, special_tokens(config)
         self._logprob = Logprob(template=config.template, include_eos=False, **options)
         (probe,) = self._logprob.encode([self._row("")])
         if probe.error is not None:
@@ -221,7 +221,7 @@ class _Words:
     """Reads what a model that runs here says, at temperature 0."""
 
     def __init__(self, config: JudgeConfig) -> None:
-        self._method, self._special = config.method, _special_tokens(config)
+        self._method, self._special = config.method, special_tokens(config)
         self._generator = Generator(
             template=config.template,
             n=1,
@@ -343,16 +343,6 @@ def _as_ids(text: str) -> TokenIds:
 
 def _as_text(ids: TokenIds) -> str:
     return ids.astype("<i4").tobytes().decode("utf-8").rstrip(" ")
-
-
-def _special_tokens(config: JudgeConfig) -> list[str]:
-    tokenizer = load_tokenizer(
-        config.tokenizer or config.model,
-        config.revision,
-        trust_remote_code=config.trust_remote_code,
-    )
-    added = tokenizer.added_tokens_decoder.values()
-    return sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
 
 def _pretrained(config: JudgeConfig) -> dict[str, Any]:

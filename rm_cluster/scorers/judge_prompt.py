@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -67,20 +68,27 @@ class JudgePrompt:
 
     def question(self, prompt: Sequence[Message], completions: Sequence[str]) -> str:
         """Ask about completions, in the order in which they are shown."""
-        code = self._code(prompt, completions)
+        return _rendered(self._source, prompt, completions, self._seed)
 
-        def fence(name: str, text: str) -> str:
-            name = re.sub(r"[^\w ]", "", name)[:40]  # a role may be any text
-            return f"[[begin {name} {code}]]\n{text}\n[[end {name} {code}]]"
 
-        template = _compiled(self._source)
-        text = template.render(prompt=prompt, completions=completions, code=code, fence=fence)
-        return text.strip()
+def render(name: str, prompt: Sequence[Message], completions: Sequence[str], **more: Any) -> str:
+    """A question of our own about texts of others, which stand in fences."""
+    return _rendered(_built_in(name), prompt, completions, seed=0, **more)
 
-    def _code(self, prompt: Sequence[Message], completions: Sequence[str]) -> str:
-        """The same for both orders of two completions, so that these begin alike."""
-        turns = [[turn["role"], turn["content"]] for turn in prompt]
-        return _hash(json.dumps([self._seed, turns, sorted(completions)]))[:12]
+
+def _rendered(
+    source: str, prompt: Sequence[Message], completions: Sequence[str], seed: int, **more: Any
+) -> str:
+    turns = [[turn["role"], turn["content"]] for turn in prompt]
+    # the same for both orders of two completions, so that these begin alike
+    code = _hash(json.dumps([seed, turns, sorted(completions)]))[:12]
+
+    def fence(name: str, text: str) -> str:
+        name = re.sub(r"[^\w ]", "", name)[:40]  # a role may be any text
+        return f"[[begin {name} {code}]]\n{text}\n[[end {name} {code}]]"
+
+    variables = {"prompt": prompt, "completions": completions, "code": code, "fence": fence}
+    return _compiled(source).render(**variables, **more).strip()
 
 
 def disarm(question: str, special_tokens: Iterable[str] | None = None) -> str:
@@ -103,7 +111,7 @@ def parse_verdict(answer: str) -> float | None:
     >>> parse_verdict("B is wrong.\n**Verdict: A**"), parse_verdict("I would say A, not B")
     (1.0, None)
     """
-    found = _VERDICT.fullmatch(_last_line(answer))
+    found = _VERDICT.fullmatch(last_line(answer))
     return None if found is None else _PREFERENCE[found[1].lower()]
 
 
@@ -113,7 +121,7 @@ def parse_rating(answer: str) -> float | None:
     >>> parse_rating("Fine.\nRating: 7/10"), parse_rating("Rating: 11")
     (7.0, None)
     """
-    found = _RATING.fullmatch(_last_line(answer))
+    found = _RATING.fullmatch(last_line(answer))
     if found is None or not LOWEST <= float(found[1]) <= HIGHEST:
         return None
     return float(found[1])
@@ -144,7 +152,8 @@ def _log_sum(values: list[float]) -> float | None:
     return highest + math.log(sum(math.exp(value - highest) for value in values))
 
 
-def _last_line(answer: str) -> str:
+def last_line(answer: str) -> str:
+    """The last line that is not blank."""
     lines = [line for line in answer.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 

@@ -1,0 +1,56 @@
+"""Models of Hugging Face, as a configuration names them. Names are those of transformers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from rm_cluster.config.base import Config, with_default_name
+
+
+class PretrainedConfig(Config):
+    """What all pretrained models of Hugging Face have in common here."""
+
+    model: str = Field(min_length=1)
+    """Local folder or hub id; weights in safetensors."""
+    name: str = ""
+    """How reports call it; the last part of `model` where not given."""
+    revision: str = "main"
+    tokenizer: str | None = None
+    """Local folder or hub id of the tokenizer; `model` where not given."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_length: PositiveInt | None = None
+    """Tokens; the model's own limit where None."""
+    engine: Literal["torch"] = "torch"
+    attn_implementation: str | None = None
+    """One of transformers', for padded batches; our own, with shared prefixes, where None."""
+    trust_remote_code: bool = False
+    tokens_per_batch: PositiveInt | None = None
+    """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_model(cls, data: Any) -> Any:
+        return with_default_name(data, "model")
+
+
+class GeneratorConfig(PretrainedConfig):
+    """A causal language model, and how completions are sampled from it."""
+
+    template: str | None = None
+    """As for a classifier."""
+    n: PositiveInt = 1
+    """Samples of each prompt."""
+    max_new_tokens: PositiveInt = 256
+    temperature: NonNegativeFloat = 1.0
+    """0 takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    seed: NonNegativeInt = 0
+
+
+class EmbeddingConfig(PretrainedConfig):
+    """An encoder whose mean-pooled states are embeddings."""
+
+    truncate: bool = False
+    """Whether a text over max_length loses its end; it is an error if not."""

@@ -15,14 +15,29 @@ PACKAGE = Path(rm_cluster.__file__).parent
 LAYERS = [
     {"errors", "types"},
     {"config", "parsing", "progress"},
-    {"benchmarks", "scorers", "engines", "metrics", "downstream", "published", "sandbox"},
+    {
+        "benchmarks",
+        "scorers",
+        "engines",
+        "metrics",
+        "rewards",
+        "downstream",
+        "published",
+        "sandbox",
+    },
     {"best_of_n"},
-    {"store", "snapshot", "imported"},
-    {"serving", "pipeline", "scoring", "record"},
-    {"result", "correlation", "report", "parity"},
-    {"evaluation"},
+    {"pairing", "labeling"},
+    {"derived", "store", "snapshot", "imported"},
+    {"composition", "judging", "sweeps"},
+    {"serving", "pipeline", "scoring", "preparing"},
+    {"measurement"},
+    {"record"},
+    {"result", "correlation", "annotation", "candidates", "report", "parity"},
+    {"evaluation", "generation"},
 ]
-MAY_IMPORT_RAY = {"serving.py", "pipeline.py", "scoring.py", "evaluation.py"}
+MAY_IMPORT_RAY = {
+    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "generation.py", "tuning.py",
+}  # fmt: skip
 
 
 def imports(file: Path) -> set[str]:

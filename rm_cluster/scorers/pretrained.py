@@ -95,6 +95,21 @@ def load_tokenizer(name: str, revision: str, *, trust_remote_code: bool) -> Any:
     return _load(AutoTokenizer, "tokenizer", name, revision, trust_remote_code)
 
 
+def special_tokens(config: PretrainedConfig) -> list[str]:
+    """The texts that a model's tokenizer reads as special tokens.
+
+    Raises:
+        ConfigError: There is no tokenizer.
+    """
+    tokenizer = load_tokenizer(
+        config.tokenizer or config.model,
+        config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    added = tokenizer.added_tokens_decoder.values()
+    return sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
+
+
 def load_config(name: str, revision: str, *, trust_remote_code: bool) -> Any:
     """Load a model's configuration.
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rm_cluster import best_of_n, downstream, metrics
     from rm_cluster.benchmarks import load_benchmark
-    from rm_cluster.config import CorrelateConfig, EvaluateConfig, GenerateConfig
+    from rm_cluster.config import CorrelateConfig, EvaluateConfig, GenerateConfig, SearchConfig
     from rm_cluster.downstream import correlate
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
     from rm_cluster.generation import generate
     from rm_cluster.result import EvalResult, load_result
     from rm_cluster.scorers import Classifier, Embedding, Generator, Length, Logprob
+    from rm_cluster.search_result import SearchResult
+    from rm_cluster.searching.job import search
 
 __all__ = [
     "Classifier",
@@ -30,6 +32,8 @@ __all__ = [
     "Length",
     "Logprob",
     "RMClusterError",
+    "SearchConfig",
+    "SearchResult",
     "best_of_n",
     "correlate",
     "downstream",
@@ -38,6 +42,7 @@ __all__ = [
     "load_benchmark",
     "load_result",
     "metrics",
+    "search",
 ]
 
 _HOMES = {
@@ -51,11 +56,14 @@ _HOMES = {
     "Length": "scorers",
     "Logprob": "scorers",
     "RMClusterError": "errors",
+    "SearchConfig": "config",
+    "SearchResult": "search_result",
     "correlate": "downstream",
     "evaluate": "evaluation",
     "generate": "generation",
     "load_benchmark": "benchmarks",
     "load_result": "result",
+    "search": "searching.job",
 }
 
 

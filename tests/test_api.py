@@ -14,6 +14,7 @@ SIGNATURES = {
     "generate": ["config"],
     "load_benchmark": ["name", "path", "limit"],
     "load_result": ["dir"],
+    "search": ["config"],
     "Classifier": ["truncation", "options"],
     "Embedding": ["options"],
     "Generator": ["options"],
@@ -25,9 +26,9 @@ SIGNATURES = {
 def test_names() -> None:
     assert rmc.__all__ == [
         "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig",
-        "GenerateConfig", "Generator", "Length", "Logprob", "RMClusterError", "best_of_n",
-        "correlate", "downstream", "evaluate", "generate", "load_benchmark", "load_result",
-        "metrics",
+        "GenerateConfig", "Generator", "Length", "Logprob", "RMClusterError", "SearchConfig",
+        "SearchResult", "best_of_n", "correlate", "downstream", "evaluate", "generate",
+        "load_benchmark", "load_result", "metrics", "search",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None

@@ -29,11 +29,13 @@ LAYERS = [
     {"derived", "store", "snapshot", "imported"},
     {"composition"},
     {"serving", "pipeline", "scoring", "preparing", "record"},
-    {"result", "correlation", "report", "candidates"},
+    {"result", "correlation", "report", "candidates", "search_result"},
     {"evaluation", "generation"},
+    {"searching"},
 ]
 MAY_IMPORT_RAY = {
-    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "generation.py", "tuning.py",
+    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "evaluation.py",
+    "generation.py", "tuning.py", "trial.py",
 }  # fmt: skip
 
 

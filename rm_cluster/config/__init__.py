@@ -36,12 +36,14 @@ from rm_cluster.config.runs import (
     ScoringConfig,
     ServingConfig,
 )
+from rm_cluster.config.search import CallbackConfig, SearchConfig, SearchSpace
 
 __all__ = [
     "BENCHMARK_TYPES",
     "PUBLISHED",
     "BenchmarkConfig",
     "BenchmarkType",
+    "CallbackConfig",
     "CausalConfig",
     "ClassifierConfig",
     "Config",
@@ -63,5 +65,7 @@ __all__ = [
     "RendererConfig",
     "RewardModelConfig",
     "ScoringConfig",
+    "SearchConfig",
+    "SearchSpace",
     "ServingConfig",
 ]

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from rm_cluster import best_of_n, downstream, metrics
     from rm_cluster.annotation import annotate
     from rm_cluster.benchmarks import load_benchmark
-    from rm_cluster.config import AnnotateConfig, CorrelateConfig, EvaluateConfig, GenerateConfig
+    from rm_cluster.config import (
+        AnnotateConfig,
+        CorrelateConfig,
+        EvaluateConfig,
+        GenerateConfig,
+        SearchConfig,
+    )
     from rm_cluster.downstream import correlate
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
@@ -20,6 +26,8 @@ if TYPE_CHECKING:
     from rm_cluster.parity import doctor
     from rm_cluster.result import EvalResult, load_result
     from rm_cluster.scorers import Classifier, Embedding, Generator, Judge, Length, Logprob
+    from rm_cluster.search_result import SearchResult
+    from rm_cluster.searching.job import search
 
 __all__ = [
     "AnnotateConfig",
@@ -34,6 +42,8 @@ __all__ = [
     "Length",
     "Logprob",
     "RMClusterError",
+    "SearchConfig",
+    "SearchResult",
     "annotate",
     "best_of_n",
     "correlate",
@@ -44,6 +54,7 @@ __all__ = [
     "load_benchmark",
     "load_result",
     "metrics",
+    "search",
 ]
 
 _HOMES = {
@@ -60,12 +71,15 @@ _HOMES = {
     "Logprob": "scorers",
     "RMClusterError": "errors",
     "annotate": "annotation",
+    "SearchConfig": "config",
+    "SearchResult": "search_result",
     "correlate": "downstream",
     "doctor": "parity",
     "evaluate": "evaluation",
     "generate": "generation",
     "load_benchmark": "benchmarks",
     "load_result": "result",
+    "search": "searching.job",
 }
 
 

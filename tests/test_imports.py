@@ -32,11 +32,13 @@ LAYERS = [
     {"serving", "pipeline", "scoring", "preparing"},
     {"measurement"},
     {"record"},
-    {"result", "correlation", "annotation", "candidates", "report", "parity"},
+    {"result", "correlation", "annotation", "candidates", "report", "parity", "search_result"},
     {"evaluation", "generation"},
+    {"searching"},
 ]
 MAY_IMPORT_RAY = {
-    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "generation.py", "tuning.py",
+    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "evaluation.py",
+    "generation.py", "tuning.py", "trial.py",
 }  # fmt: skip
 
 

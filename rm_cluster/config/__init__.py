@@ -44,6 +44,7 @@ from rm_cluster.config.runs import (
     ScoringConfig,
     ServingConfig,
 )
+from rm_cluster.config.search import CallbackConfig, SearchConfig, SearchSpace
 
 __all__ = [
     "BENCHMARK_TYPES",
@@ -51,6 +52,7 @@ __all__ = [
     "AnnotateConfig",
     "BenchmarkConfig",
     "BenchmarkType",
+    "CallbackConfig",
     "CausalConfig",
     "ClassifierConfig",
     "Config",
@@ -80,6 +82,8 @@ __all__ = [
     "RewardModelConfig",
     "RouterConfig",
     "ScoringConfig",
+    "SearchConfig",
+    "SearchSpace",
     "ServingConfig",
     "TemplatesConfig",
 ]

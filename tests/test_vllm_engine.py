@@ -193,14 +193,14 @@ def test_what_vllm_does_not_take(classifier: str, options: dict[str, Any], said:
 def test_engine_args_reach_vllm(classifier: str) -> None:
     rows = random_rows(4, seed=6)
     scorer = rmc.Classifier(
-        model=classifier, engine="vllm", tokens_per_batch=64, engine_args={"block_size": 32}
+        model=classifier, engine="vllm", tokens_per_batch=64, engine_args={"block_size": 64}
     )
     assert (
         differences(scorer.score(rows), rmc.Classifier(model=classifier).score(rows)).max() < 2e-5
     )
     assert vllm_api._in_memory is not None
     settings = vllm_api._in_memory._ready().llm_engine.vllm_config
-    assert settings.cache_config.block_size == 32
+    assert settings.cache_config.block_size == 64
     assert settings.cache_config.enable_prefix_caching
     assert settings.scheduler_config.max_num_batched_tokens == 64
 

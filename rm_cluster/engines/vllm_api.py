@@ -165,8 +165,9 @@ def _start(arguments: dict[str, Any]) -> Any:
         cache: dict[str, Any] = {"kv_cache_memory_bytes": _CPU_KV_CACHE}
         if os.environ.get("VLLM_CPU_KVCACHE_SPACE") or "gpu_memory_utilization" in arguments:
             cache = {}
-        # compiling takes a minute and a compiler
-        arguments = {"enforce_eager": True, **cache, **arguments}
+        # compiling takes a minute and a compiler; blocks of 128, vLLM's own choice here, cache the
+        # beginnings that short texts share too coarsely
+        arguments = {"enforce_eager": True, "block_size": 32, **cache, **arguments}
     set_num_threads = torch.set_num_threads
     try:
         with warnings.catch_warnings(action="ignore"):  # of what vLLM uses of torch

@@ -32,8 +32,8 @@ LAYERS = [
     {"serving", "pipeline", "scoring", "preparing"},
     {"measurement"},
     {"record"},
-    {"result", "correlation", "annotation", "candidates", "report"},
-    {"evaluation", "generation"},
+    {"result", "correlation", "candidates", "annotated", "report"},
+    {"evaluation", "generation", "annotation"},
 ]
 MAY_IMPORT_RAY = {
     "serving.py", "pipeline.py", "scoring.py", "preparing.py", "generation.py", "tuning.py",

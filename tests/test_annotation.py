@@ -118,6 +118,30 @@ def test_any_reward_signal_annotates(tmp_path: Path, pool: Path) -> None:
         )
 
 
+def test_a_policy_samples_the_candidates(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"p{i}"}) + "\n" for i in range(5)))
+    policy = save_family("Llama", tmp_path / "policy", tokenizer(), CAUSAL)
+    settings = config(
+        tmp_path / "out",
+        prompts,
+        policy={"model": str(policy), "n": 4, "max_new_tokens": 6},
+        held_out_fraction=0.0,
+    )
+    result = rmc.annotate(settings)
+    pools = pd.read_parquet(tmp_path / "out" / "candidates" / "candidates.parquet")
+    pools = pools.set_index("id")["completions"]
+    assert result.run["candidates"]["n_completions"] == 20
+    assert result.run["pairs"]["n"] == 5
+    for pair in result.preferences.to_dict("records"):
+        completions = list(pools[pair["id"]])
+        assert {pair["chosen"][0]["content"], pair["rejected"][0]["content"]} <= set(completions)
+        assert pair["chosen_reward"] == max(sum(c.encode()) for c in completions)
+    again = rmc.annotate(str(tmp_path / "out" / "config.yaml"))
+    assert again.run["candidates"]["n_sampled"] == 0
+    pd.testing.assert_frame_equal(again.preferences, result.preferences)
+
+
 def test_a_failed_prompt_is_counted_and_ends_the_run_after_saving(tmp_path: Path) -> None:
     pool = tmp_path / "pool.jsonl"
     records = [{"prompt": f"p{i}", "completions": ["a", "b"], "labels": [0, 1]} for i in range(9)]
@@ -141,6 +165,8 @@ def test_a_failed_prompt_is_counted_and_ends_the_run_after_saving(tmp_path: Path
         ({"beta": -1}, "beta is wrong"),
         ({"reward_models": [{"type": "judge", "model": "m"}]}, "compare: round_robin"),
         ({"candidates": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"candidates": "prompts"}, "prompts"),
+        ({"policy": {"model": "m", "n": 1}}, "policy.n must be 2 or more"),
         ({"similarity": {"model": "./nowhere"}}, "nowhere"),
     ],
 )

@@ -31,8 +31,8 @@ def test_names() -> None:
         "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "EvalResult",
         "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "Logprob",
         "RMClusterError", "SearchConfig", "SearchResult", "annotate", "best_of_n", "correlate",
-        "doctor", "downstream",
-        "evaluate", "generate", "load_benchmark", "load_result", "metrics", "search",
+        "doctor", "downstream", "evaluate", "generate", "load_benchmark", "load_result", "metrics",
+        "search",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None

@@ -1,4 +1,4 @@
-"""Customized prompts through the cluster: equal to those customized by hand, asked once."""
+"""Customized prompts through the cluster: equal to those customized by hand."""
 
 from __future__ import annotations
 
@@ -46,9 +46,13 @@ def test_a_ratio_of_customized_log_probs_is_that_of_prompts_customized_by_hand(
     routing = {"model": str(weak), "max_new_tokens": 2, "name": "router"}
     config = {
         "reward_models": [
-            {**ratio, "name": "vanilla"},
             {**ratio, "name": "told", "customize": customize},
-            {**ratio, "name": "routed", "customize": {**customize, "router": routing}},
+            {
+                "type": "logprob",
+                "name": "routed",
+                "model": str(strong),
+                "customize": {**customize, "router": routing},
+            },
         ],
         "benchmarks": [{"name": "mine", "path": str(data)}],
         "output_dir": str(tmp_path / "out"),
@@ -57,21 +61,22 @@ def test_a_ratio_of_customized_log_probs_is_that_of_prompts_customized_by_hand(
     by_hand = Customizer(CustomizeConfig(**customize))
     kinds = {"math": "reasoning", "safety": "safety"}
     told = [by_hand.customized(one, kinds.get(one["domain"], "chat")) for one in rows]
-    seen = {
-        "vanilla": rows,
-        "told": told,
-        # what a model with random weights says names no domain
-        "routed": [by_hand.customized(one, "chat") for one in rows],
+    # what a model with random weights says names no domain
+    routed = [by_hand.customized(one, "chat") for one in rows]
+    above, below = (rmc.Logprob(model=str(folder)) for folder in (strong, weak))
+    expected = {
+        "told": [a - b for a, b in zip(above.score(told), below.score(told), strict=True)],
+        "routed": above.score(routed),
     }
-    models = [rmc.Logprob(model=str(folder)) for folder in (strong, weak)]
-    for name, its in seen.items():  # noqa: B007 (the query reads it)
-        found = result.rewards.query("reward_model == @name").set_index("id")["values"]
-        sums = [model.score(its) for model in models]
-        for one, above, below in zip(rows, *sums, strict=True):
-            np.testing.assert_allclose(found[one["id"]], above - below, rtol=0, atol=1e-4)
+    for name, its in expected.items():
+        found = result.rewards[result.rewards["reward_model"] == name].set_index("id")["values"]
+        for one, rewards in zip(rows, its, strict=True):
+            np.testing.assert_allclose(found[one["id"]], rewards, rtol=0, atol=1e-4)
     members = result.run["members"]
     counts = {"chat": 4, "reasoning": 2, "safety": 2, "n_unrouted": 0}
     assert members["told/strong"]["asked"] == members["told/weak"]["asked"] == {"mine": counts}
-    assert members["routed/weak"]["asked"]["mine"] == {"chat": 8, "n_unrouted": 8}
+    routed_counts = result.run["reward_models"]["routed"]["asked"]["mine"]
+    assert routed_counts == {"chat": 8, "n_unrouted": 8}
     again = rmc.evaluate(config)
     assert {one["n_scored"] for one in again.run["members"].values()} == {0}
+    assert again.run["reward_models"]["routed"]["n_scored"] == 0

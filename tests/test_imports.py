@@ -32,8 +32,8 @@ LAYERS = [
     {"serving", "pipeline", "scoring", "preparing"},
     {"measurement"},
     {"record"},
-    {"result", "correlation", "annotation", "candidates", "report", "parity", "search_result"},
-    {"evaluation", "generation"},
+    {"result", "correlation", "candidates", "annotated", "report", "parity", "search_result"},
+    {"evaluation", "generation", "annotation"},
     {"searching"},
 ]
 MAY_IMPORT_RAY = {

@@ -17,7 +17,7 @@ from rm_cluster.config.base import Config
 from rm_cluster.config.derived import PairSweepConfig
 from rm_cluster.config.judges import JudgeConfig
 from rm_cluster.config.listing import RewardModelConfig, check_members
-from rm_cluster.config.pretrained import EmbeddingConfig
+from rm_cluster.config.pretrained import EmbeddingConfig, GeneratorConfig
 from rm_cluster.config.runs import BenchmarkConfig, ScoringConfig, ServingConfig, unique_names
 
 PairRule = Literal["best_vs_random", "best_vs_worst", "best_vs_uniform_rank", "mbr_bon_vs_worst"]
@@ -32,6 +32,8 @@ class AnnotateConfig(Config):
     """Whose rewards decide, by name; the last of `reward_models` where None."""
     candidates: BenchmarkConfig
     """Prompts with their completions: anything that is a benchmark, or a generated pool."""
+    policy: GeneratorConfig | None = None
+    """A model to sample completions from, `n` for each prompt, instead of those in `candidates`."""
     pair_rule: PairRule = "best_vs_random"
     """Which completion is chosen against which (`rm_cluster.pairing`)."""
     beta: NonNegativeFloat = 0.0
@@ -73,6 +75,13 @@ class AnnotateConfig(Config):
                 f"annotator must be one of reward_models, {', '.join(names)}; got "
                 f"{self.annotator!r}"
             )
+        if self.policy is None and self.candidates.type == "prompts":
+            raise ValueError(
+                f"{self.candidates.name} has prompts and no completions; give a policy to sample "
+                "some, or write type: preferences where it has"
+            )
+        if self.policy is not None and self.policy.n < 2:
+            raise ValueError(f"policy.n must be 2 or more to make pairs of, got {self.policy.n}")
         by = next(model for model in self.reward_models if model.name == self.annotator_name)
         if isinstance(by, PairSweepConfig):
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from rm_cluster.annotation import Annotation
+from rm_cluster.annotated import Annotation
 from rm_cluster.labeling import DROPPED
 from rm_cluster.report.figure import Figure
 from rm_cluster.report.page import Page, Section, write_page

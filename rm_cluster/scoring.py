@@ -124,6 +124,8 @@ def _measure(
                 raise ScoringError(
                     f"{failure}\nWhat is done is stored in {run.output_dir}; run again to go on."
                 )
+            if not num_requests:
+                logger.info("%s: scoring after %.1f s", config.name, time.monotonic() - started)
             num_requests += len(batch["num_prompts"])
             num_retries += int(batch["num_retries"].sum())
             progress.set_postfix(requests=num_requests, retries=num_retries, refresh=False)

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 import ray
 import transformers
 from ray import serve
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -31,6 +33,7 @@ ENCODER_CPUS, SENDER_CPUS = 0.25, 0.1
 DATA_CPUS = ENCODER_CPUS + SENDER_CPUS
 """What the least of Ray Data's actors need, or no prompt would ever reach a replica."""
 _APP_PREFIX = "rm-cluster"
+_CHECK_S = 10.0
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 T = TypeVar("T")
@@ -174,11 +177,11 @@ def _share(cpus: float, max_replicas: int) -> float:
 def deployed(
     config: AnyModelConfig, scoring: ScoringConfig, serving: ServingConfig, resources: Resources
 ) -> Iterator[str]:
-    """Deploy a scorer, wait until a replica has its weights, and yield the app's name.
+    """Deploy a model and yield the app's name at once; requests wait until weights are loaded.
 
     Raises:
-        ConfigError: The scorer cannot be loaded, or Serve refuses the autoscaling options.
-        ScoringError: No replica came up.
+        ConfigError: The model cannot be loaded, or Serve refuses the autoscaling options.
+        ScoringError: As raised inside, where it was not that.
     """
     app = f"{_APP_PREFIX}-{ray.get_runtime_context().get_job_id()}-{config.name}-{time.time_ns():x}"
     deployment = serve.deployment(
@@ -187,28 +190,28 @@ def deployed(
         ray_actor_options={"num_gpus": resources.num_gpus, "num_cpus": resources.num_cpus},
         max_ongoing_requests=serving.max_ongoing_requests,
         autoscaling_config=autoscaling(serving, resources),
+        graceful_shutdown_wait_loop_s=0.1,  # when it is deleted, everything is answered
         logging_config=_QUIET,
     )
+    logger.info(
+        "%s: waiting for a replica (%d at most, each with %g GPUs and %g CPUs)",
+        config.name,
+        resources.max_replicas,
+        resources.num_gpus,
+        resources.num_cpus,
+    )
+    bound = deployment.bind(config, scoring, resources.num_threads)
     try:
-        started = time.monotonic()
-        logger.info(
-            "%s: waiting for a replica (%d at most, each with %g GPUs and %g CPUs)",
-            config.name,
-            resources.max_replicas,
-            resources.num_gpus,
-            resources.num_cpus,
+        # Ray Data starts meanwhile
+        (handle,) = serve.run_many(
+            [serve.RunTarget(bound, name=app, route_prefix=None)],
+            wait_for_applications_running=False,
         )
         try:
-            handle = serve.run(
-                deployment.bind(config, scoring, resources.num_threads),
-                name=app,
-                route_prefix=None,
-            )
-        except RuntimeError as error:
-            raise ScoringError(f"No replica of {config.name!r} came up: {error}") from None
-        _check(handle)
-        logger.info("%s: a replica is ready after %.1f s", config.name, time.monotonic() - started)
-        yield app
+            yield app
+        except ScoringError as error:
+            _check(handle)
+            raise error from None
     finally:
         serve.delete(app)
 
@@ -247,13 +250,15 @@ def autoscaling(serving: ServingConfig, resources: Resources) -> dict[str, Any]:
 
 
 def _check(handle: DeploymentHandle) -> None:
+    """Raise what kept the model from loading, if that is known."""
     check = handle.options(method_name="check")
     try:
-        check.remote().result()
-    except ray.exceptions.RayTaskError as error:
+        check.remote().result(timeout_s=_CHECK_S)
+    except RayTaskError as error:
         if isinstance(error.cause, ConfigError):
             raise error.cause from None
-        raise
+    except (RayError, RayServeException, TimeoutError):
+        pass  # there is no replica to tell
     finally:
         # its thread would outlive ray.shutdown, and start Ray again by asking it for something
         check.shutdown()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,26 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from rm_cluster.config import EvaluateConfig
-from rm_cluster.engines import vllm_arguments
 from rm_cluster.imported import Scores
 from rm_cluster.metrics.table import BenchmarkRewards
 from rm_cluster.scorers.scorer import Scorer, contract_id
 from rm_cluster.scoring import Measured
 from rm_cluster.snapshot import Snapshot
-
-_PACKAGES = (
-    "rm-cluster",
-    "ray",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "pyarrow",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "altair",
-)
+from rm_cluster.versions import versions
 
 
 def record(
@@ -90,15 +74,6 @@ def record(
             }
             for name, read in imported.items()
         },
-    }
-
-
-def versions() -> dict[str, str | None]:
-    """What ran: Python and the packages that decide the numbers; None for what is not installed."""
-    return {
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        "vllm": vllm_arguments.version(),
     }
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"config", "parsing", "progress"},
     {"benchmarks", "scorers", "engines", "metrics", "downstream", "published", "sandbox"},
     {"best_of_n"},
-    {"store", "snapshot", "imported"},
+    {"store", "snapshot", "imported", "versions"},
     {"serving", "pipeline", "scoring", "record"},
     {"result", "correlation", "report", "parity"},
     {"evaluation"},
@@ -68,6 +68,7 @@ def test_ray_stays_out_of_pure_modules(file: Path) -> None:
         ("import rm_cluster; rm_cluster.correlate", ("torch", "ray", "transformers", "sklearn")),
         ("import rm_cluster.best_of_n", ("torch", "ray", "transformers", "scipy.stats", "sklearn")),
         ("import rm_cluster; rm_cluster.Classifier", ("torch", "ray", "transformers")),
+        ("import rm_cluster; rm_cluster.doctor", ("torch", "ray", "transformers")),
         ("import rm_cluster; rm_cluster.load_result", ("torch", "ray", "transformers")),
     ],
 )

@@ -8,73 +8,112 @@ from typing import Any
 
 import pyarrow as pa
 
-from rm_cluster.config import EvaluateConfig
+from rm_cluster.composition import Composition
+from rm_cluster.config import EnsembleConfig, EvaluateConfig, RewardModelConfig
 from rm_cluster.imported import Scores
+from rm_cluster.measurement import Measurements
 from rm_cluster.metrics.table import BenchmarkRewards
+from rm_cluster.rewards import Scale
 from rm_cluster.scorers.scorer import Scorer, contract_id
 from rm_cluster.scoring import Measured
-from rm_cluster.snapshot import Snapshot
 from rm_cluster.versions import versions
 
 
-def record(
-    run: EvaluateConfig,
-    snapshots: Sequence[Snapshot],
-    benchmarks: Sequence[BenchmarkRewards],
-    scorers: Mapping[str, Scorer],
-    measured: Mapping[str, Measured],
-    imported: Mapping[str, Sequence[Scores]],
-    started: float,
-) -> dict[str, Any]:
+def record(run: EvaluateConfig, found: Measurements, started: float) -> dict[str, Any]:
     """Tell what ran, what was counted and how long it took.
 
     Args:
         run: The resolved configuration.
-        snapshots: The benchmarks' rows.
-        benchmarks: Their scores, in the same order.
-        scorers: By reward model that was run.
-        measured: What the scoring of each came to.
-        imported: By reward model that was not run, what was read for each benchmark.
+        found: What was measured for it.
         started: When the job began, by `time.monotonic`.
     """
+    (composition, scorers), snapshots = found.plan, found.snapshots
+    names = [snapshot.benchmark.name for snapshot in snapshots]
+    benchmarks = [judged.rewards for judged in found.judged]
+    scales = {name: judged.scales for name, judged in zip(names, found.judged, strict=True)}
+    measurements = {
+        name: _measurement(found.measured[name], scorer) | _answers(found.asked.get(name))
+        for name, scorer in scorers.items()
+    }
+    counts = {
+        name: _prompt_counts([benchmark.scores[name] for benchmark in benchmarks])
+        for name in benchmarks[0].scores
+    }
     return {
         "partial": run.limit is not None,
         "seconds": round(time.monotonic() - started, 3),
         "seed": run.seed,
         "versions": versions(),
         "benchmarks": {
-            snapshot.benchmark.name: {
+            name: {
                 "n": snapshot.num_rows,
                 "n_rejected_rows": snapshot.num_rejected,
                 **_pair_counts(benchmark),
             }
-            for snapshot, benchmark in zip(snapshots, benchmarks, strict=True)
+            for name, snapshot, benchmark in zip(names, snapshots, benchmarks, strict=True)
         },
+        # models whose contracts are equal share what is stored
+        "n_passes": len({one["contract_id"] for one in measurements.values()}),
         "reward_models": {
-            name: {
-                **_prompt_counts([benchmark.scores[name] for benchmark in benchmarks]),
-                "n_from_store": measured[name].num_stored,
-                "n_scored": measured[name].num_scored,
-                "n_requests": measured[name].num_requests,
-                "n_retries": measured[name].num_retries,
-                "seconds": round(measured[name].seconds, 3),
-                "resources": resources._asdict()
-                if (resources := measured[name].resources)
-                else None,
-                "contract_id": contract_id(scorer.contract),
-                "contract": scorer.contract,
-            }
-            for name, scorer in scorers.items()
-        }
-        | {
-            name: {
-                **_prompt_counts([benchmark.scores[name] for benchmark in benchmarks]),
-                "n_imported_records": sum(scores.num_records for scores in read),
-                "n_unmatched_records": [scores.num_unmatched for scores in read],
-            }
-            for name, read in imported.items()
+            model.name: counts.get(model.name, {})
+            | measurements.get(model.name, {})
+            | _members(model, composition)
+            | _imported(found.imported.get(model.name))
+            | _scales(model.name, scales)
+            for model in run.reward_models
+        },
+        "members": {
+            name: one
+            for name, one in measurements.items()
+            if name not in {model.name for model in run.reward_models}
         },
     }
+
+
+def _measurement(measured: Measured, scorer: Scorer) -> dict[str, Any]:
+    return {
+        "n_from_store": measured.num_stored,
+        "n_scored": measured.num_scored,
+        "n_requests": measured.num_requests,
+        "n_retries": measured.num_retries,
+        "seconds": round(measured.seconds, 3),
+        "resources": None if measured.resources is None else measured.resources._asdict(),
+        "contract_id": contract_id(scorer.contract),
+        "contract": scorer.contract,
+    }
+
+
+def _members(model: RewardModelConfig, composition: Composition) -> dict[str, Any]:
+    """Of what is computed, from what; the names are those of other reward models, or `members`."""
+    members = (
+        model.members
+        if isinstance(model, EnsembleConfig)
+        else composition.parts.get(model.name, [model.name])
+    )
+    return {} if members == [model.name] else {"members": members}
+
+
+def _imported(read: Sequence[Scores] | None) -> dict[str, Any]:
+    if read is None:
+        return {}
+    return {
+        "n_imported_records": sum(scores.num_records for scores in read),
+        "n_unmatched_records": [scores.num_unmatched for scores in read],
+    }
+
+
+def _answers(asked: Mapping[str, Mapping[str, int]] | None) -> dict[str, Any]:
+    """By benchmark, what a judge answered, or which domains prompts were customized for."""
+    return {"asked": asked} if asked else {}
+
+
+def _scales(name: str, scales: Mapping[str, Mapping[str, Mapping[str, Scale]]]) -> dict[str, Any]:
+    found = {
+        benchmark: {member: scale._asdict() for member, scale in by_ensemble[name].items()}
+        for benchmark, by_ensemble in scales.items()
+        if by_ensemble.get(name)
+    }
+    return {"scales": found} if found else {}
 
 
 def _pair_counts(benchmark: BenchmarkRewards) -> dict[str, int]:

@@ -22,10 +22,10 @@ _PACKAGES = (
 )
 
 
-def versions() -> dict[str, str | None]:
-    """What ran: Python and the packages that decide the numbers; None for what is not installed."""
+def versions(*packages: str) -> dict[str, str | None]:
+    """The versions of Python and of packages, vLLM among them; None for what is not installed."""
     return {
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        **{package: importlib.metadata.version(package) for package in packages or _PACKAGES},
         "vllm": vllm_arguments.version(),
     }

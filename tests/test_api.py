@@ -9,14 +9,18 @@ from rm_cluster.config import ClassifierConfig, EvaluateConfig
 from rm_cluster.metrics.table import METRIC_COLUMNS
 
 SIGNATURES = {
+    "annotate": ["config"],
     "doctor": ["config"],
     "correlate": ["metrics", "downstream", "seed"],
     "evaluate": ["config"],
+    "generate": ["config"],
     "load_benchmark": ["name", "path", "limit"],
     "load_result": ["dir"],
+    "search": ["config"],
     "Classifier": ["truncation", "options"],
     "Embedding": ["options"],
     "Generator": ["options"],
+    "Judge": ["truncation", "options"],
     "Length": ["options"],
     "Logprob": ["truncation", "options"],
 }
@@ -24,9 +28,11 @@ SIGNATURES = {
 
 def test_names() -> None:
     assert rmc.__all__ == [
-        "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig", "Generator",
-        "Length", "Logprob", "RMClusterError", "best_of_n", "correlate", "doctor", "downstream",
-        "evaluate", "load_benchmark", "load_result", "metrics",
+        "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "EvalResult",
+        "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "Logprob",
+        "RMClusterError", "SearchConfig", "SearchResult", "annotate", "best_of_n", "correlate",
+        "doctor", "downstream", "evaluate", "generate", "load_benchmark", "load_result", "metrics",
+        "search",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None
@@ -59,8 +65,8 @@ def test_tables() -> None:
         "n", "n_failed", "n_tied", "n_truncated",
     )  # fmt: skip
     fields = {
-        "metrics", "rewards", "comparisons", "best_of_k", "outcomes", "correlations", "config",
-        "run",
+        "metrics", "rewards", "comparisons", "best_of_k", "ensemble_gains", "pair_sweep",
+        "pair_sweep_correlations", "outcomes", "correlations", "config", "run",
     }  # fmt: skip
     assert set(rmc.EvalResult.__dataclass_fields__) == fields
 

@@ -15,14 +15,31 @@ PACKAGE = Path(rm_cluster.__file__).parent
 LAYERS = [
     {"errors", "types"},
     {"config", "parsing", "progress"},
-    {"benchmarks", "scorers", "engines", "metrics", "downstream", "published", "sandbox"},
+    {
+        "benchmarks",
+        "scorers",
+        "engines",
+        "metrics",
+        "rewards",
+        "downstream",
+        "published",
+        "sandbox",
+    },
     {"best_of_n"},
-    {"store", "snapshot", "imported", "versions"},
-    {"serving", "pipeline", "scoring", "record"},
-    {"result", "correlation", "report", "parity"},
-    {"evaluation"},
+    {"pairing", "labeling"},
+    {"derived", "store", "snapshot", "imported", "versions"},
+    {"composition", "judging", "sweeps"},
+    {"serving", "pipeline", "scoring", "preparing"},
+    {"measurement"},
+    {"record"},
+    {"result", "correlation", "candidates", "annotated", "report", "parity", "search_result"},
+    {"evaluation", "generation", "annotation"},
+    {"searching"},
 ]
-MAY_IMPORT_RAY = {"serving.py", "pipeline.py", "scoring.py", "evaluation.py"}
+MAY_IMPORT_RAY = {
+    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "evaluation.py",
+    "generation.py", "tuning.py", "trial.py",
+}  # fmt: skip
 
 
 def imports(file: Path) -> set[str]:

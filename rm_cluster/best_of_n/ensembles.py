@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.best_of_n.pools import Pools, check_beta, floats, unknown_name
+from rm_cluster.config import EnsembleRule
 from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.judged import Floats
+from rm_cluster.rewards import combine
 
-EnsembleRule = Literal["mean", "worst_case", "uncertainty_weighted", "lower_confidence_bound"]
 Scale = Literal["pool", "given"]
 
 
@@ -23,20 +24,12 @@ def combine_members(
 ) -> Floats:
     """Combine the rewards of an ensemble's members.
 
-    | rule | reward | source |
-    |---|---|---|
-    | `mean` | mean of the members | |
-    | `worst_case` | the lowest of the members | arXiv 2310.02743 (WCO) |
-    | `uncertainty_weighted` | mean - weight * variance over members | the same (UWO) |
-    | `lower_confidence_bound` | mean - weight * standard deviation over members | 2401.16635 |
-
-    Variance and deviation are those of the members themselves (ddof 0), as in the Best-of-N code of
-    2310.02743, whose weight is 0.5. That code puts members on no common scale, so that the one of
-    the widest rewards decides.
+    The rules are those of `rewards.combine`. The code of arXiv 2310.02743 puts members on no common
+    scale, so that the one of the widest rewards decides.
 
     Args:
         rewards_MPN: A candidate that a member could not score (nan) is none for the ensemble.
-        rule: One of the above.
+        rule: `mean`, `worst_case`, `uncertainty_weighted` or `lower_confidence_bound`.
         weight: >= 0.
         scale: `pool`: rewards of each member are z-scores within each pool (`zscore_pools`), so
             beta is in standard deviations of a pool; `given`: they compare as they are.
@@ -64,12 +57,7 @@ def combine_members(
     rewards = np.where(present, rewards, np.nan)
     if scale == "pool":
         rewards = np.stack([zscore_pools(member) for member in rewards])
-    combined: Floats = rewards.min(axis=0) if rule == "worst_case" else rewards.mean(axis=0)
-    if rule == "uncertainty_weighted":
-        combined -= weight * rewards.var(axis=0)
-    if rule == "lower_confidence_bound":
-        combined -= weight * rewards.std(axis=0)
-    return combined
+    return combine(rewards, rule, weight)
 
 
 def zscore_pools(rewards_PN: npt.ArrayLike) -> Floats:

@@ -2,60 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    Tag,
+    PositiveFloat,
     model_validator,
 )
 
 from rm_cluster.config.base import Config, with_default_name
-
-
-class PretrainedConfig(Config):
-    """What all pretrained models of Hugging Face have in common here."""
-
-    model: str = Field(min_length=1)
-    """Local folder or hub id; weights in safetensors."""
-    name: str = ""
-    """How reports call it; the last part of `model` where not given."""
-    revision: str = "main"
-    tokenizer: str | None = None
-    """Local folder or hub id of the tokenizer; `model` where not given."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_length: PositiveInt | None = None
-    """Tokens; the model's own limit where None."""
-    engine: Literal["torch", "vllm"] = "torch"
-    engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of vLLM's, passed through, such as tensor_parallel_size."""
-    attn_implementation: str | None = None
-    """One of transformers', for padded batches; our own, with shared prefixes, where None."""
-    trust_remote_code: bool = False
-    tokens_per_batch: PositiveInt | None = None
-    """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None, and
-    vLLM's own choice with that engine."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_after_model(cls, data: Any) -> Any:
-        return with_default_name(data, "model")
-
-    @model_validator(mode="after")
-    def _options_of_the_engine(self) -> PretrainedConfig:
-        if self.engine == "torch" and self.engine_args:
-            raise ValueError("engine_args are vLLM's and go with engine: vllm")
-        if self.engine == "vllm" and self.attn_implementation is not None:
-            raise ValueError(
-                "attn_implementation goes with engine: torch; for vLLM there is "
-                "engine_args.attention_backend"
-            )
-        return self
+from rm_cluster.config.customize import CustomizeConfig
+from rm_cluster.config.pretrained import PretrainedConfig
 
 
 class ClassifierConfig(PretrainedConfig):
@@ -66,35 +23,43 @@ class ClassifierConfig(PretrainedConfig):
     """`plain`, `concat`, a .jinja file or Jinja text; the tokenizer's own chat template if None."""
 
 
-class LogprobConfig(PretrainedConfig):
-    """A causal language model; the reward is the log-probability of the completion, in nats."""
+class RendererConfig(Config):
+    """A tokenizer that writes conversations as text for models other than its own."""
 
-    type: Literal["logprob"] = "logprob"
+    tokenizer: str = Field(min_length=1)
+    """Local folder or hub id."""
+    revision: str = "main"
+    trust_remote_code: bool = False
+
+
+class CausalConfig(PretrainedConfig):
+    """A causal language model whose log-probabilities are measured."""
+
     template: str | None = None
     """As for a classifier."""
+    renderer: RendererConfig | None = None
+    """Whose chat template (where `template` is None) and special tokens; its own where None."""
     include_eos: bool = True
     """Whether the token that ends the turn counts as the last of the completion."""
+    customize: CustomizeConfig | None = None
+    """What the model is told of each prompt's domain before it; nothing where None."""
 
 
-class GeneratorConfig(PretrainedConfig):
-    """A causal language model, and how completions are sampled from it."""
-
-    template: str | None = None
-    """As for a classifier."""
-    n: PositiveInt = 1
-    """Samples of each prompt."""
-    max_new_tokens: PositiveInt = 256
-    temperature: NonNegativeFloat = 1.0
-    """0 takes the likeliest token."""
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    seed: NonNegativeInt = 0
+Normalize = Literal["sum", "mean"]
+"""Log-probs summed over the completion's tokens, or their mean."""
 
 
-class EmbeddingConfig(PretrainedConfig):
-    """An encoder whose mean-pooled states are embeddings."""
+class LogprobConfig(CausalConfig):
+    """A causal language model; the reward is beta times the completion's log-prob, in nats."""
 
-    truncate: bool = False
-    """Whether a text over max_length loses its end; it is an error if not."""
+    type: Literal["logprob"] = "logprob"
+    normalize: Normalize = "sum"
+    """`mean` divides by the completion's tokens, as SimPO does (arXiv 2405.14734)."""
+    beta: PositiveFloat = 1.0
+
+    def measurement(self) -> LogprobConfig:
+        """What is measured for it: sums, from which the reward is computed."""
+        return self.model_copy(update={"normalize": "sum", "beta": 1.0})
 
 
 class LengthConfig(Config):
@@ -127,18 +92,3 @@ class CustomScorerConfig(Config):
     type: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     name: str = Field(min_length=1)
     options: dict[str, Any] = Field(default_factory=dict)
-
-
-def _scorer_type(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-    return "custom" if isinstance(kind, str) and ":" in kind else str(kind)
-
-
-RewardModelConfig = Annotated[
-    Annotated[ClassifierConfig, Tag("classifier")]
-    | Annotated[LogprobConfig, Tag("logprob")]
-    | Annotated[LengthConfig, Tag("length")]
-    | Annotated[ImportedConfig, Tag("imported")]
-    | Annotated[CustomScorerConfig, Tag("custom")],
-    Discriminator(_scorer_type),
-]

@@ -126,15 +126,22 @@ class SamplingEngine:
     rounding can let it depend on what else is in the batch.
     """
 
-    def __init__(self, config: GeneratorConfig, dtype: str, ends: Sequence[int]) -> None:
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        dtype: str,
+        ends: Sequence[int],
+        num_threads: int | None = None,
+    ) -> None:
         self._config = config
         self._ends = list(ends)
-        self._vllm = Vllm(config, dtype, "generate", None)
+        self._vllm = Vllm(config, dtype, "generate", num_threads)
 
-    def sample(self, prompts: Sequence[TokenIds]) -> list[list[Sample]]:
-        """Draw `config.n` samples after each prompt."""
+    def sample(self, prompts: Sequence[TokenIds], first: int = 0) -> list[list[Sample]]:
+        """Draw samples number `first` to `config.n` - 1 after each prompt."""
         config = self._config
-        requests = [(prompt, k) for prompt in prompts for k in range(config.n)]
+        num_drawn = config.n - first
+        requests = [(prompt, k) for prompt in prompts for k in range(first, config.n)]
         drawn = self._vllm.generate(
             [prompt for prompt, _ in requests],
             [
@@ -149,7 +156,7 @@ class SamplingEngine:
             ],
         )
         samples = [Sample(one.token_ids, float(one.logprobs.sum()), one.ended) for one in drawn]
-        return [samples[i : i + config.n] for i in range(0, len(samples), config.n)]
+        return [samples[i : i + num_drawn] for i in range(0, len(samples), num_drawn)]
 
 
 def _seed(seed: int, number: int, prompt: TokenIds) -> int:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from rm_cluster.config import ClassifierConfig, LogprobConfig, ScoringConfig
 from rm_cluster.engines import vllm_api
-from rm_cluster.scorers import build_scorer
+from rm_cluster.scorers import Classifier, Logprob, build_scorer
 from rm_cluster.scorers.scorer import TokenIds
 
 BATCH_SIZE = 8
@@ -83,6 +83,7 @@ def compute(
             "attn_implementation": condition.attention,
         }
         scorer = build_scorer(config.model_copy(update=changes), ScoringConfig())
+        assert isinstance(scorer, Classifier | Logprob)
         scorer.load()
         texts = [text for group in groups for text in group]
         calls = [[[text]] for text in texts] if condition.alone else [groups]

@@ -40,8 +40,9 @@ class ContinuationTemplate(Template):
         name: str,
         *,
         include_eos: bool,
+        renderer: Any = None,
     ) -> None:
-        super().__init__(tokenizer, template, max_length, truncation, name)
+        super().__init__(tokenizer, template, max_length, truncation, name, renderer=renderer)
         self._tail = self._find_tail()
         self.end: int | None = self._find_end() if include_eos else None
         if include_eos and self.end is None:

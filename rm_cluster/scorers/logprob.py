@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from rm_cluster.config import LogprobConfig, ScoringConfig
 from rm_cluster.engines import engine_module
+from rm_cluster.rewards import logprob_reward
 from rm_cluster.scorers.continuation import ContinuationTemplate, unmark
-from rm_cluster.scorers.pretrained import open_pretrained
-from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
+from rm_cluster.scorers.customization import Customizer, fold_system
+from rm_cluster.scorers.pretrained import load_tokenizer, open_pretrained
+from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, measure_rows
 from rm_cluster.types import Row
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ class Logprob:
     The conversation is rendered as for a classifier; prompt and completion are tokenized apart, so
     that the prompt's tokens are a true prefix of every text (`scorers/continuation.py`). The tokens
     that are summed over are counted in `num_tokens`; with `include_eos` the token that ends the
-    turn is the last of them. An empty completion without it is a sum of 0 over 0 tokens. Density
-    ratios and implicit rewards are differences of two such sums (arXiv 2411.02481, 2305.18290).
+    turn is the last of them. An empty completion without it is a sum of 0 over 0 tokens. What is
+    measured and stored is the sum; `normalize` and `beta` make a reward of it, as density ratios
+    and implicit rewards are made of two (`rewards.py`).
 
     Raises:
         ConfigError: No such model, no safetensors weights, no causal language model, or no token
@@ -43,6 +46,7 @@ class Logprob:
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = LogprobConfig(**options)
         self.pretrained = open_pretrained(self.config)
+        writer = self.config.renderer
         self._template = ContinuationTemplate(
             self.pretrained.tokenizer,
             self.config.template,
@@ -50,7 +54,14 @@ class Logprob:
             truncation,
             self.config.name,
             include_eos=self.config.include_eos,
+            renderer=writer
+            and load_tokenizer(
+                writer.tokenizer, writer.revision, trust_remote_code=writer.trust_remote_code
+            ),
         )
+        told = self.config.customize
+        self._customizer = None if told is None else Customizer(told)
+        self._folds = self._customizer is not None and not self._template.takes_system()
         self._engine: LogprobEngine | None = None
 
     @cached_property
@@ -69,6 +80,7 @@ class Logprob:
             "reward": "sum of natural log-probs of the completion's tokens",
             "logits_dtype": "float32",
             "batching": self.pretrained.batching,
+            **self._customization(),
         }
 
     @property
@@ -77,6 +89,9 @@ class Logprob:
         return self._template.notice
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
+        """Render and tokenize rows, whose prompts are customized already if they are to be."""
+        if self._folds:
+            rows = [{**row, "prompt": fold_system(row["prompt"])} for row in rows]
         return self._template.encode(rows)
 
     def load(self, num_threads: int | None = None) -> None:
@@ -93,5 +108,15 @@ class Logprob:
         return np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
 
     def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
-        """Return an array of K log-probs for each prompt group; nan where a group failed."""
-        return score_rows(self, prompt_groups)
+        """Return an array of K rewards for each prompt group; nan where a group failed."""
+        rows = self._customizer.routed(prompt_groups) if self._customizer else prompt_groups
+        return [
+            logprob_reward(sums, num_tokens, self.config.normalize, self.config.beta)
+            for sums, num_tokens in measure_rows(self, rows)
+        ]
+
+    def _customization(self) -> dict[str, Any]:
+        if self._customizer is None:
+            return {}
+        place = "begins the first user turn" if self._folds else "turn of its own"
+        return {"customize": {**self._customizer.contract, "system": place}}

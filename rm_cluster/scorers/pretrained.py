@@ -27,6 +27,10 @@ class Pretrained(NamedTuple):
     max_length: int | None
     dtype: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without `hf`: an encoder needs none, and its class costs seconds of imports."""
+        return Pretrained, self._replace(hf=None)[:]
+
     def contract(self) -> dict[str, Any]:
         """What decides any measurement of the model; reads all the weights."""
         config = self.config
@@ -89,6 +93,21 @@ def load_tokenizer(name: str, revision: str, *, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     return _load(AutoTokenizer, "tokenizer", name, revision, trust_remote_code)
+
+
+def special_tokens(config: PretrainedConfig) -> list[str]:
+    """The texts that a model's tokenizer reads as special tokens.
+
+    Raises:
+        ConfigError: There is no tokenizer.
+    """
+    tokenizer = load_tokenizer(
+        config.tokenizer or config.model,
+        config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    added = tokenizer.added_tokens_decoder.values()
+    return sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
 
 def load_config(name: str, revision: str, *, trust_remote_code: bool) -> Any:

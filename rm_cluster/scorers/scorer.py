@@ -61,8 +61,10 @@ class Scorer(Protocol):
         """Bring the weights into memory, on the GPU where there is one."""
         ...
 
-    def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
-        """Return the rewards of each group's texts."""
+    def score_encoded(
+        self, groups: Sequence[Sequence[TokenIds]]
+    ) -> Sequence[npt.NDArray[np.float64] | GroupRewards]:
+        """Return the rewards of each group's texts, or an error in their place."""
         ...
 
 
@@ -99,7 +101,11 @@ def score_groups(scorer: Scorer, groups: Sequence[Sequence[TokenIds]]) -> list[G
     return [_checked(values, len(group)) for values, group in zip(rewards, groups, strict=True)]
 
 
-def _checked(values: npt.NDArray[np.float64], num_completions: int) -> GroupRewards:
+def _checked(values: npt.NDArray[np.float64] | GroupRewards, num_completions: int) -> GroupRewards:
+    if isinstance(values, GroupRewards):
+        if values.values is None:
+            return values
+        values = np.array(values.values)
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (num_completions,):
         return GroupRewards(None, f"{num_completions} completions got rewards of {array.shape}")
@@ -109,16 +115,35 @@ def _checked(values: npt.NDArray[np.float64], num_completions: int) -> GroupRewa
     return GroupRewards(array.tolist())
 
 
-def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
-    """Score rows in this process; a row that fails becomes nan and is logged with its reason."""
+def score_encoded_groups(scorer: Scorer, encoded: Sequence[EncodedGroup]) -> list[GroupRewards]:
+    """Score what could be encoded, and hand on the errors of the rest."""
+    scored = iter(score_groups(scorer, [g.token_ids for g in encoded if g.error is None]))
+    return [next(scored) if g.error is None else GroupRewards(None, g.error) for g in encoded]
+
+
+class RowRewards(NamedTuple):
+    """K rewards of a row and the tokens that each is of; nan and 0 where the row failed."""
+
+    rewards: npt.NDArray[np.float64]
+    num_tokens: npt.NDArray[np.int64]
+
+
+def measure_rows(scorer: Scorer, rows: Sequence[Row]) -> list[RowRewards]:
+    """Score rows in this process; one that fails is logged with its reason."""
     scorer.load()  # here, or what keeps it from loading would be an error of every row
     encoded = scorer.encode(rows)
-    scored = iter(score_groups(scorer, [g.token_ids for g in encoded if g.error is None]))
-    rewards: list[npt.NDArray[np.float64]] = []
-    for row, group in zip(rows, encoded, strict=True):
-        result = next(scored) if group.error is None else GroupRewards(None, group.error)
+    results = score_encoded_groups(scorer, encoded)
+    found: list[RowRewards] = []
+    for row, group, result in zip(rows, encoded, results, strict=True):
         if result.values is None:
-            logger.warning("Prompt %r failed: %s", row.get("id", len(rewards)), result.error)
-            result = GroupRewards([np.nan] * len(row["completions"]))
-        rewards.append(np.array(result.values))
-    return rewards
+            logger.warning("Prompt %r failed: %s", row.get("id", len(found)), result.error)
+            num = len(row["completions"])
+            found.append(RowRewards(np.full(num, np.nan), np.zeros(num, dtype=np.int64)))
+        else:
+            found.append(RowRewards(np.array(result.values), np.array(group.num_tokens, np.int64)))
+    return found
+
+
+def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+    """The rewards of rows, scored in this process; nan where a row failed."""
+    return [row.rewards for row in measure_rows(scorer, rows)]

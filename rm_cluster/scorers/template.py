@@ -40,6 +40,8 @@ class Template:
         max_length: Tokens that the model takes, or None for no limit.
         truncation: `error`, or `left_prompt` to cut the left of the prompt.
         name: Of the reward model, for messages.
+        renderer: The tokenizer whose chat template and special tokens write the text; `tokenizer`
+            itself if None.
 
     Raises:
         ConfigError: The template is no Jinja.
@@ -52,11 +54,14 @@ class Template:
         max_length: int | None,
         truncation: str,
         name: str,
+        *,
+        renderer: Any = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._renderer = renderer or tokenizer
         self._max_length = max_length
         self._truncation = truncation
-        self.source, self._jinja = _resolve(tokenizer, template, name)
+        self.source, self._jinja = _resolve(self._renderer, template, name)
         self.is_chat = self.source not in BUILT_IN
         self.notice: str | None = None
         """What the user should know of it before anything runs."""
@@ -65,7 +70,7 @@ class Template:
                 f"{name}: the tokenizer has no chat template, so turns are written as "
                 "Human: ... Assistant: ...; set `template` to choose."
             )
-        self.contract = {
+        self.contract: dict[str, Any] = {
             "template": self.source,
             "template_hash": hashlib.sha256(self._jinja.encode()).hexdigest()[:16],
             "special_tokens": "by the template"
@@ -74,6 +79,23 @@ class Template:
             "max_length": max_length,
             "truncation": truncation,
         }
+        written = self._special_tokens(self._renderer)
+        if written != self._special_tokens(tokenizer):
+            self.contract["special_tokens_of_renderer"] = written
+
+    def _special_tokens(self, tokenizer: Any) -> dict[str, str]:
+        """Those that the template writes by their names."""
+        named = tokenizer.special_tokens_map.items()
+        return {name: str(token) for name, token in named if name in self._jinja}
+
+    def takes_system(self) -> bool:
+        """Whether the template writes a system turn: some refuse it, some leave it out."""
+        probe = "what-a-system-turn-says"
+        turns = [{"role": "system", "content": probe}, {"role": "user", "content": "x"}]
+        try:
+            return probe in self._apply(turns, add_generation_prompt=True)
+        except Exception:  # a template raises what it likes
+            return False
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
         """Tokenize all completions of all rows in one call."""
@@ -98,7 +120,7 @@ class Template:
             return f"the chat template refuses the conversation: {error}"[:500]
 
     def _apply(self, messages: Sequence[Any], **options: Any) -> str:
-        text: str = self._tokenizer.apply_chat_template(
+        text: str = self._renderer.apply_chat_template(
             list(messages), chat_template=self._jinja, tokenize=False, **options
         )
         return text

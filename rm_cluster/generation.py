@@ -20,7 +20,6 @@ from rm_cluster.config.listing import absolute
 from rm_cluster.errors import ConfigError, RMClusterError, ScoringError
 from rm_cluster.parsing import parse_config
 from rm_cluster.preparing import announce, output_folder, take_snapshots
-from rm_cluster.record import versions
 from rm_cluster.scorers import Generator
 from rm_cluster.scorers.scorer import contract_id
 from rm_cluster.scoring import Measured, sample
@@ -28,6 +27,7 @@ from rm_cluster.serving import connect
 from rm_cluster.snapshot import Snapshot, rejected_rows
 from rm_cluster.store import Folder, SampleStore
 from rm_cluster.types import Row
+from rm_cluster.versions import versions
 
 logger = logging.getLogger(__name__)
 

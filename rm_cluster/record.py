@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,36 +10,13 @@ import pyarrow as pa
 
 from rm_cluster.composition import Composition
 from rm_cluster.config import EnsembleConfig, EvaluateConfig, RewardModelConfig
-from rm_cluster.engines import vllm_arguments
 from rm_cluster.imported import Scores
 from rm_cluster.measurement import Measurements
 from rm_cluster.metrics.table import BenchmarkRewards
 from rm_cluster.rewards import Scale
 from rm_cluster.scorers.scorer import Scorer, contract_id
 from rm_cluster.scoring import Measured
-
-_PACKAGES = (
-    "rm-cluster",
-    "ray",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "pyarrow",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "altair",
-)
-
-
-def versions(*packages: str) -> dict[str, str | None]:
-    """The versions of Python and of packages, vLLM among them; None for what is not installed."""
-    return {
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages or _PACKAGES},
-        "vllm": vllm_arguments.version(),
-    }
+from rm_cluster.versions import versions
 
 
 def record(run: EvaluateConfig, found: Measurements, started: float) -> dict[str, Any]:

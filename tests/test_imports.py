@@ -27,7 +27,7 @@ LAYERS = [
     },
     {"best_of_n"},
     {"pairing", "labeling"},
-    {"derived", "store", "snapshot", "imported"},
+    {"derived", "store", "snapshot", "imported", "versions"},
     {"composition", "judging", "sweeps"},
     {"serving", "pipeline", "scoring", "preparing"},
     {"measurement"},
@@ -85,6 +85,7 @@ def test_ray_stays_out_of_pure_modules(file: Path) -> None:
         ("import rm_cluster; rm_cluster.correlate", ("torch", "ray", "transformers", "sklearn")),
         ("import rm_cluster.best_of_n", ("torch", "ray", "transformers", "scipy.stats", "sklearn")),
         ("import rm_cluster; rm_cluster.Classifier", ("torch", "ray", "transformers")),
+        ("import rm_cluster; rm_cluster.doctor", ("torch", "ray", "transformers")),
         ("import rm_cluster; rm_cluster.load_result", ("torch", "ray", "transformers")),
     ],
 )

@@ -30,11 +30,11 @@ from rm_cluster.parity.conditions import (
     conditions,
 )
 from rm_cluster.parsing import parse_config
-from rm_cluster.record import versions
 from rm_cluster.scorers import Classifier, Logprob
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds
 from rm_cluster.store import Folder
 from rm_cluster.types import Row
+from rm_cluster.versions import versions
 
 logger = logging.getLogger(__name__)
 

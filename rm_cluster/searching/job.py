@@ -21,7 +21,6 @@ from rm_cluster.errors import ConfigError, ScoringError
 from rm_cluster.metrics.judged import Bools, Floats
 from rm_cluster.parsing import parse_config
 from rm_cluster.preparing import announce, output_folder
-from rm_cluster.record import versions
 from rm_cluster.search_result import SearchResult
 from rm_cluster.searching import judging
 from rm_cluster.searching.choice import Choice, combinations, exact_optimum, try_choice
@@ -37,6 +36,7 @@ from rm_cluster.searching.study import (
 )
 from rm_cluster.searching.tuning import build_callback, run_trials
 from rm_cluster.serving import ray_cluster
+from rm_cluster.versions import versions
 
 logger = logging.getLogger(__name__)
 

@@ -118,6 +118,7 @@ class RowRewards(NamedTuple):
 
 def measure_rows(scorer: Scorer, rows: Sequence[Row]) -> list[RowRewards]:
     """Score rows in this process; one that fails is logged with its reason."""
+    scorer.load()  # what keeps it from loading is no row's error
     encoded = scorer.encode(rows)
     scored = iter(score_groups(scorer, [g.token_ids for g in encoded if g.error is None]))
     found: list[RowRewards] = []

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from rm_cluster.composition import Composition
-from rm_cluster.config import EnsembleConfig, EvaluateConfig, RewardModelConfig
+from rm_cluster.config import EnsembleConfig, EvaluateConfig, PairSweepConfig, RewardModelConfig
 from rm_cluster.imported import Scores
 from rm_cluster.measurement import Measurements
 from rm_cluster.metrics.table import BenchmarkRewards
@@ -57,7 +57,7 @@ def record(run: EvaluateConfig, found: Measurements, started: float) -> dict[str
         "reward_models": {
             model.name: counts.get(model.name, {})
             | measurements.get(model.name, {})
-            | _members(model, composition)
+            | _members(model, composition, measurements)
             | _imported(found.imported.get(model.name))
             | _scales(model.name, scales)
             for model in run.reward_models
@@ -83,14 +83,18 @@ def _measurement(measured: Measured, scorer: Scorer) -> dict[str, Any]:
     }
 
 
-def _members(model: RewardModelConfig, composition: Composition) -> dict[str, Any]:
+def _members(
+    model: RewardModelConfig, composition: Composition, measurements: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
     """Of what is computed, from what; the names are those of other reward models, or `members`."""
-    members = (
-        model.members
-        if isinstance(model, EnsembleConfig)
-        else composition.parts.get(model.name, [model.name])
-    )
-    return {} if members == [model.name] else {"members": members}
+    if isinstance(model, EnsembleConfig):
+        return {"members": model.members}
+    parts = composition.parts.get(model.name, [model.name])
+    if parts == [model.name]:
+        return {}
+    passes = {"n_passes": len({measurements[name]["contract_id"] for name in parts})}
+    pairs = {"n_pairs": len(parts) ** 2} if isinstance(model, PairSweepConfig) else {}
+    return {"members": parts, **passes, **pairs}
 
 
 def _imported(read: Sequence[Scores] | None) -> dict[str, Any]:

@@ -6,13 +6,14 @@ length-normalized rewards and ensembles are computed from what is stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import EnsembleRule, Normalize
-from rm_cluster.errors import DataFormatError
+from rm_cluster.errors import ConfigError, DataFormatError
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,6 +67,32 @@ def log_ratio(
     """
     difference = np.asarray(strong_logprobs, np.float64) - np.asarray(weak_logprobs, np.float64)
     return logprob_reward(difference, strong_num_tokens, normalize, beta)
+
+
+def head_weights(given: Sequence[float] | None, num_outputs: int, name: str) -> Floats:
+    """[H] what the outputs of a classifier's head are summed with to make its reward.
+
+    Args:
+        given: By the user, if at all.
+        num_outputs: H; without weights one output is the reward, and of two (as of a classifier
+            that tells bad from good) it is the second less the first.
+        name: Of the reward model, for messages.
+
+    Raises:
+        ConfigError: Weights and outputs differ in number, or there are more than two outputs.
+    """
+    if given is None and num_outputs > 2:
+        raise ConfigError(
+            f"{name} has {num_outputs} outputs; set head_weights: [...], one for each, to make one "
+            "reward of them."
+        )
+    weights = [[1.0], [-1.0, 1.0]][num_outputs - 1] if given is None else list(given)
+    if len(weights) != num_outputs:
+        raise ConfigError(
+            f"{name} has {num_outputs} outputs and {len(weights)} head_weights; each output needs "
+            "one."
+        )
+    return np.array(weights)
 
 
 def _per_token(sums: Floats, num_tokens: npt.ArrayLike) -> Floats:

@@ -146,6 +146,8 @@ def test_a_sweep_measures_each_model_once_and_stays_out_of_the_leaderboard(
     settings["benchmarks"].append(str(other))
     result = rmc.evaluate(settings)
     assert result.run["n_passes"] == 2, "ref is the weak model"
+    assert result.run["reward_models"]["all"]["n_pairs"] == 9
+    assert result.run["reward_models"]["all"]["n_passes"] == 2
     assert result.run["members"]["all/strong"]["n_scored"] == len(rows), "not on the other one"
     assert set(result.leaderboard()["reward_model"]) == {"ref"}
     assert result.pair_sweep is not None

@@ -16,11 +16,14 @@ from rm_cluster.config.pretrained import PretrainedConfig
 
 
 class ClassifierConfig(PretrainedConfig):
-    """A Hugging Face sequence classifier with one label, whose logit is the reward."""
+    """A Hugging Face sequence classifier, or a causal language model saved with a value head."""
 
     type: Literal["classifier"] = "classifier"
     template: str | None = None
     """`plain`, `concat`, a .jinja file or Jinja text; the tokenizer's own chat template if None."""
+    head_weights: list[float] | None = Field(default=None, min_length=1)
+    """Of each output of the head; the reward is their weighted sum. Where None, a single output is
+    the reward, of two it is the second less the first, and more need weights."""
 
 
 class RendererConfig(Config):

@@ -44,7 +44,13 @@ def token_budget(config: PretrainedConfig) -> int:
     return config.tokens_per_batch or (2048 if device().type == "cpu" else 8192)
 
 
-def load_pretrained(loader: Any, config: PretrainedConfig, dtype: str, what: str) -> Any:
+def load_pretrained(
+    loader: Any,
+    config: PretrainedConfig,
+    dtype: str,
+    what: str,
+    mend: Callable[[Any, PretrainedConfig, Sequence[str]], bool] | None = None,
+) -> Any:
     """Load a model for inference.
 
     Args:
@@ -52,11 +58,13 @@ def load_pretrained(loader: Any, config: PretrainedConfig, dtype: str, what: str
         config: Which, and how.
         dtype: Of the weights.
         what: The model is to be, for messages, such as "a sequence classifier".
+        mend: Given the model and the weights that it lacks, whether it found them elsewhere.
 
     Raises:
         ConfigError: It cannot be loaded, or weights are missing, such as those of a head.
     """
-    options = {}
+    # what does not fit is missing, and may be mended as what is not there
+    options: dict[str, Any] = {"ignore_mismatched_sizes": mend is not None}
     if config.attn_implementation is not None:
         options["attn_implementation"] = config.attn_implementation
     try:
@@ -72,8 +80,8 @@ def load_pretrained(loader: Any, config: PretrainedConfig, dtype: str, what: str
     except Exception as error:  # safetensors, transformers and the hub each raise their own
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"Cannot load {config.name!r} as {what}: {reason}") from None
-    missing = sorted(info["missing_keys"])
-    if missing:
+    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if missing and not (mend and mend(model, config, missing)):
         raise ConfigError(
             f"{config.name} lacks {len(missing)} weights, such as {missing[0]!r}; they would be "
             f"random. Is it {what} with a trained head?"

@@ -25,9 +25,11 @@ from rm_cluster.engines.decoder import (
     right_padded,
     token_budget,
 )
+from rm_cluster.engines.heads import attach_head
 from rm_cluster.engines.packing import Positions, TokenIds, is_packed
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.errors import ConfigError
+from rm_cluster.rewards import head_weights
 
 __all__ = ["HEADS", "ClassifierEngine", "EmbeddingEngine", "LogprobEngine", "SamplingEngine"]
 
@@ -47,7 +49,8 @@ class ClassifierEngine:
         num_threads: Of torch on a CPU; torch's own choice if None.
 
     Raises:
-        ConfigError: The checkpoint lacks weights, such as those of a reward head.
+        ConfigError: The checkpoint lacks weights, such as those of a reward head, or the head has
+            as many outputs as there are no weights for.
     """
 
     def __init__(
@@ -57,10 +60,11 @@ class ClassifierEngine:
             torch.set_num_threads(num_threads)
         self._tokens_per_batch = token_budget(config)
         self._model = load_pretrained(
-            AutoModelForSequenceClassification, config, dtype, "a sequence classifier"
+            AutoModelForSequenceClassification, config, dtype, "a sequence classifier", attach_head
         )
         self._head = _head(self._model, config.name)
         self._head.float()
+        self._weights = head_weights(config.head_weights, _num_outputs(self._model), config.name)
         self._decoder: Decoder | None = None
         if _is_decoder(self._model):
             self._decoder = Decoder(
@@ -71,11 +75,20 @@ class ClassifierEngine:
         else:
             self._head.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
 
-    @torch.inference_mode()
+    @property
+    def num_outputs(self) -> int:
+        """H, of the head."""
+        return len(self._weights)
+
     def rewards(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
         """Return the reward of each text; order and company do not matter."""
+        return self.objectives(token_ids) @ self._weights
+
+    @torch.inference_mode()
+    def objectives(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
+        """Return [n, H] outputs of the head, of which the reward is the weighted sum."""
         texts, index = distinct(token_ids)
-        found = np.empty(len(texts))
+        found = np.empty((len(texts), len(self._weights)))
         if self._decoder is None:
             for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
                 found[indices] = self._pooled_by_model([texts[i] for i in indices])
@@ -83,13 +96,16 @@ class ClassifierEngine:
             final = np.array([len(ids) - 1 for ids in texts], dtype=np.int64)
             for indices, hidden, where in self._decoder.states(texts, final):
                 last = hidden[[int(places[-1]) for places in where]]
-                found[indices] = _numbers(self._head(last.float()))
+                found[indices] = self._outputs(self._head(last.float()))
         return found[index]
+
+    def _outputs(self, logits: torch.Tensor) -> npt.NDArray[np.float64]:
+        return _numbers(logits).reshape(-1, len(self._weights))
 
     def _pooled_by_model(self, texts: list[TokenIds]) -> npt.NDArray[np.float64]:
         input_ids, lengths = right_padded(texts)
         mask = (torch.arange(input_ids.shape[1], device=device()) < lengths[:, None]).long()
-        return _numbers(self._model(input_ids=input_ids, attention_mask=mask).logits)
+        return self._outputs(self._model(input_ids=input_ids, attention_mask=mask).logits)
 
 
 class LogprobEngine:
@@ -236,6 +252,10 @@ def _head(model: Any, name: str) -> torch.nn.Module:
         f"{name} is a {type(model).__name__} without a head called {' or '.join(HEADS)}; it "
         "cannot be scored as a classifier."
     )
+
+
+def _num_outputs(model: Any) -> int:
+    return int(model.score.out_features if _is_decoder(model) else model.config.num_labels)
 
 
 def _numbers(values: torch.Tensor) -> npt.NDArray[np.float64]:

@@ -124,7 +124,11 @@ def gap_scatter(
     ).dropna()
     source = str(correlations["gap"].iloc[0])
     base = alt.Chart(alt.NamedData("points")).encode(
-        x=alt.X("gap:Q", title=f"gap: {source} of strong less that of weak"),
+        x=alt.X(
+            "gap:Q",
+            title=f"gap: {source} of strong less that of weak",
+            axis=alt.Axis(tickCount=6, labelFlush=False),
+        ),
         y=alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False)),
         tooltip=[
             alt.Tooltip("strong:N"), alt.Tooltip("weak:N"), alt.Tooltip("gap:Q", format=".4~g"),

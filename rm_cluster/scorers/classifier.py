@@ -1,7 +1,8 @@
-"""Reward models that are Hugging Face sequence classifiers with one label."""
+"""Reward models with a head: sequence classifiers, and language models with a value head."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from rm_cluster.config import ClassifierConfig, ScoringConfig
 from rm_cluster.engines import engine_module
-from rm_cluster.errors import ConfigError
+from rm_cluster.rewards import head_weights
 from rm_cluster.scorers.pretrained import open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
 from rm_cluster.scorers.template import Template
@@ -21,18 +22,24 @@ if TYPE_CHECKING:
     from rm_cluster.engines.torch_engine import ClassifierEngine
 
 
+logger = logging.getLogger(__name__)
+
+
 class Classifier:
-    """A sequence classifier whose single logit is the reward.
+    """A sequence classifier whose logit, or weighted sum of logits, is the reward.
 
     Takes the fields of `ClassifierConfig` as keywords, and `truncation` as in `ScoringConfig`:
 
         Classifier(model="path/or/hub-id", dtype="bfloat16").score(rows)
 
     The reward of a text is the float32 head on the last hidden state of its last token (decoders),
-    or the model's own pooling (encoders); it depends on nothing else in the batch.
+    or the model's own pooling (encoders); it depends on nothing else in the batch. A decoder's head
+    is one linear layer, under any name in `engines.heads.HEADS`. Several outputs are summed with
+    `head_weights`; of two labels without weights the reward is the second less the first.
 
     Raises:
-        ConfigError: No such model, not one label, no reward head, or no safetensors weights.
+        ConfigError: No such model, more labels than weights, no reward head, or no safetensors
+            weights.
     """
 
     uses_gpu = True
@@ -40,12 +47,7 @@ class Classifier:
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = ClassifierConfig(**options)
         self.pretrained = open_pretrained(self.config)
-        num_labels = self.pretrained.hf.num_labels
-        if num_labels != 1:
-            raise ConfigError(
-                f"{self.config.name} has {num_labels} labels; a classifier reward model has one. "
-                "Train or convert it with num_labels=1."
-            )
+        self._weights = self._known_weights()
         self._template = Template(
             self.pretrained.tokenizer,
             self.config.template,
@@ -58,7 +60,7 @@ class Classifier:
     @cached_property
     def contract(self) -> dict[str, Any]:
         """What decides the rewards; made when asked for, because it reads all the weights."""
-        return {
+        contract = {
             "type": "classifier",
             **self.pretrained.contract(),
             **self._template.contract,
@@ -67,11 +69,20 @@ class Classifier:
             "head_dtype": "float32",
             "batching": self.pretrained.batching,
         }
+        one = self._weights is None or self._weights == [1.0]
+        return contract if one else {**contract, "head_weights": self._weights}
 
     @property
     def notice(self) -> str | None:
         """What the user should know of the contract before it runs."""
-        return self._template.notice
+        labels = self.pretrained.hf.id2label
+        two = (
+            f"{self.config.name}: of two labels the reward is the logit of {labels[1]!r} less that "
+            f"of {labels[0]!r}; set head_weights: [1, -1] for the reverse."
+            if self.config.head_weights is None and self._weights == [-1.0, 1.0]
+            else None
+        )
+        return " ".join(filter(None, [self._template.notice, two])) or None
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
         return self._template.encode(rows)
@@ -88,6 +99,34 @@ class Classifier:
         flat = self._engine.rewards([ids for group in groups for ids in group])
         return np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
 
+    def objectives(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+        """Return [K, H] outputs of the head for each prompt group; nan where a group failed.
+
+        `metrics.search_head_weights` finds weights for them.
+        """
+        self.load()
+        assert self._engine is not None
+        found = []
+        for row, group in zip(prompt_groups, self.encode(prompt_groups), strict=True):
+            if group.error is None:
+                found.append(self._engine.objectives(group.token_ids))
+            else:
+                logger.warning("Prompt %r failed: %s", row.get("id", len(found)), group.error)
+                found.append(np.full((len(row["completions"]), self._engine.num_outputs), np.nan))
+        return found
+
     def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
         """Return an array of K rewards for each prompt group; nan where a group failed."""
         return score_rows(self, prompt_groups)
+
+    def _known_weights(self) -> list[float] | None:
+        """The weights of the head's outputs, checked as far as the config tells their number.
+
+        A language model saved with a value head does not; its engine checks them.
+        """
+        hf = self.pretrained.hf
+        given = self.config.head_weights
+        if not any("SequenceClassification" in name for name in hf.architectures or ()):
+            return given
+        weights: list[float] = head_weights(given, hf.num_labels, self.config.name).tolist()
+        return weights

@@ -79,6 +79,7 @@ def test_config_keys() -> None:
     assert set(ClassifierConfig.model_fields) == {
         "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",
         "engine", "engine_args", "attn_implementation", "trust_remote_code", "tokens_per_batch",
+        "head_weights",
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from rm_cluster.config import ClassifierConfig, ScoringConfig
 from rm_cluster.engines import engine_module
+from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import head_weights
 from rm_cluster.scorers.pretrained import open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
@@ -129,4 +130,9 @@ class Classifier:
         if not any("SequenceClassification" in name for name in hf.architectures or ()):
             return given
         weights: list[float] = head_weights(given, hf.num_labels, self.config.name).tolist()
+        if self.config.engine == "vllm" and weights != [1.0]:
+            raise ConfigError(
+                f"{self.config.name} has {hf.num_labels} labels; engine: vllm takes heads of one "
+                "output here. Set engine: torch."
+            )
         return weights

@@ -58,6 +58,11 @@ class Composition(NamedTuple):
     def sweeps(self) -> list[PairSweepConfig]:
         return [model for model in self.models if isinstance(model, PairSweepConfig)]
 
+    @property
+    def ensembles(self) -> dict[str, list[str]]:
+        """Members by ensemble."""
+        return {m.name: m.members for m in self.models if isinstance(m, EnsembleConfig)}
+
     def benchmarks(self, name: str, everything: Sequence[str]) -> list[str]:
         """Those of all benchmarks on which a measurement is needed."""
         swept_only: set[str] = set()

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
-import pyarrow as pa
 
-from rm_cluster.benchmarks import BENCHMARKS
-from rm_cluster.benchmarks.source import find_files
-from rm_cluster.composition import Composition, compose
-from rm_cluster.config import EvaluateConfig, ImportedConfig
-from rm_cluster.config.listing import absolute, located
+from rm_cluster.config import EvaluateConfig
 from rm_cluster.downstream import correlate, read_outcomes
-from rm_cluster.errors import ScoringError
-from rm_cluster.imported import Scores, find_score_files, import_scores
+from rm_cluster.judging import BenchmarkJudged, rewards_frame
+from rm_cluster.measurement import (
+    Plan,
+    fail_on_too_many_errors,
+    measure_rewards,
+    plan_measurements,
+)
 from rm_cluster.metrics.curves import best_of_k_curves
-from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
+from rm_cluster.metrics.gains import ensemble_gains
+from rm_cluster.metrics.table import compare, measure
 from rm_cluster.parsing import parse_config
-from rm_cluster.preparing import announce, output_folder, take_snapshots
+from rm_cluster.preparing import announce, located_run
 from rm_cluster.record import record
 from rm_cluster.result import EvalResult
-from rm_cluster.rewards import Scale
-from rm_cluster.scorers import Classifier, Logprob, build_scorer
-from rm_cluster.scoring import score, stored_rewards
-from rm_cluster.serving import connect
-from rm_cluster.snapshot import Snapshot, rejected_rows
-from rm_cluster.store import Folder, StoredRewards
-
-logger = logging.getLogger(__name__)
+from rm_cluster.snapshot import rejected_rows
+from rm_cluster.store import Folder
+from rm_cluster.sweeps import read_gap, sweep_tables
 
 
 def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalResult:
@@ -50,146 +45,69 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
         ScoringError: Replicas failed for good, or, after everything is saved, more than
             `scoring.max_failed_fraction` of the prompts failed.
     """
-    run = _absolute(parse_config(EvaluateConfig, config))
+    run = located_run(parse_config(EvaluateConfig, config))
     started = time.monotonic()
-    composition = compose(run.reward_models)
-    scorers = {name: build_scorer(c, run.scoring) for name, c in composition.measured.items()}
-    outcomes = read_outcomes(run.downstream) if run.downstream else None
-    for benchmark in run.benchmarks:
-        if benchmark.path is not None:
-            find_files(benchmark.path)  # a wrong path is told before anything starts
-    for model in composition.imported:
-        find_score_files(model)
-    for scorer in scorers.values():
-        if isinstance(scorer, Classifier | Logprob) and scorer.notice:
-            logger.warning(scorer.notice)
+    plan = _plan(run)
     announce(run, run.output_dir)
-    with connect():
-        snapshots = take_snapshots(run.benchmarks, run.limit, run.output_dir)
-        measured = {
-            name: score(config, scorers[name], _needed(composition, name, snapshots), run)
-            for name, config in composition.measured.items()
-        }
-    read = {m.name: [_import(m, snapshot) for snapshot in snapshots] for m in composition.imported}
-    stored = {name: stored_rewards(run, scorer) for name, scorer in scorers.items()}
-    found = [
-        _benchmark_rewards(
-            snapshot, composition, stored, {name: scores[i].table for name, scores in read.items()}
-        )
-        for i, snapshot in enumerate(snapshots)
-    ]
-    benchmarks = [rewards for rewards, _ in found]
-    metrics = measure(benchmarks, run.seed)
-    result = EvalResult(
-        metrics=metrics,
-        rewards=_rewards_frame(benchmarks),
-        comparisons=compare(benchmarks, run.seed),
-        best_of_k=best_of_k_curves(benchmarks, run.seed),
-        outcomes=outcomes,
-        correlations=None if outcomes is None else correlate(metrics, outcomes, run.seed),
-        config=run,
-        run=record(
-            run, snapshots, benchmarks, composition, scorers, measured, read,
-            [scales for _, scales in found], started,
-        ),
-    )  # fmt: skip
-    Folder(run.output_dir).write_text(
-        "rejected_rows.jsonl", rejected_rows(run.output_dir, snapshots)
-    )
+    found = measure_rewards(run, plan.measurements)
+    result = _result(run, plan, found.judged, record(run, found, started))
+    rejected = rejected_rows(run.output_dir, found.snapshots)
+    Folder(run.output_dir).write_text("rejected_rows.jsonl", rejected)
     result.save(run.output_dir)
-    _fail_on_too_many_errors(run, result)
+    swept = [rewards for judged in found.judged for rewards in judged.swept.values()]
+    for rewards in (result.rewards, rewards_frame(swept)):
+        fail_on_too_many_errors(run, rewards)
     return result
 
 
-def _import(model: ImportedConfig, snapshot: Snapshot) -> Scores:
-    rows = snapshot.table(("id", "num_completions", "pairs", "metadata"))
-    scores = import_scores(model, snapshot.benchmark, rows)
-    logger.info(
-        "%s: %d scores read for %s, %d of no row there",
-        model.name,
-        scores.num_records,
-        snapshot.benchmark.name,
-        scores.num_unmatched,
+class _Plan(NamedTuple):
+    """What is to be measured, and the small tables that results are held against."""
+
+    measurements: Plan
+    outcomes: pd.DataFrame | None
+    gaps: dict[str, dict[str, float] | None]
+
+
+def _plan(run: EvaluateConfig) -> _Plan:
+    """Open everything but weights and benchmarks, so that what is wrong is told before it runs."""
+    measurements = plan_measurements(run)
+    return _Plan(
+        measurements,
+        read_outcomes(run.downstream) if run.downstream else None,
+        {sweep.name: read_gap(sweep) for sweep in measurements.composition.sweeps},
     )
-    return scores
 
 
-def _needed(composition: Composition, name: str, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-    names = composition.benchmarks(name, [snapshot.benchmark.name for snapshot in snapshots])
-    return [snapshot for snapshot in snapshots if snapshot.benchmark.name in names]
-
-
-def _benchmark_rewards(
-    snapshot: Snapshot,
-    composition: Composition,
-    stored: Mapping[str, StoredRewards],
-    imported: Mapping[str, pa.Table],
-) -> tuple[BenchmarkRewards, dict[str, dict[str, Scale]]]:
-    """Bring the rewards of every reward model in line with the benchmark's rows."""
-    rows = snapshot.table()
-    measured = {name: scores.lookup(rows["content"]) for name, scores in stored.items()}
-    derived = composition.derive({**imported, **measured})
-    benchmark = BENCHMARKS[snapshot.benchmark.type]
-    rewards = BenchmarkRewards(
-        name=snapshot.benchmark.name,
-        rows=rows,
-        scores=derived.tables,
-        official=benchmark.official,
-        cluster=benchmark.cluster,
-        joint=benchmark.joint,
-        groups=benchmark.groups,
-        headlines=benchmark.headlines,
+def _result(
+    run: EvaluateConfig, plan: _Plan, judged: Sequence[BenchmarkJudged], about: dict[str, Any]
+) -> EvalResult:
+    """Compute every table."""
+    benchmarks = [found.rewards for found in judged]
+    metrics = measure(benchmarks, run.seed)
+    gains = ensemble_gains(benchmarks, plan.measurements.composition.ensembles, run.seed)
+    swept = [
+        sweep_tables(sweep, found.swept[sweep.name], plan.gaps[sweep.name], run.seed)
+        for sweep in plan.measurements.composition.sweeps
+        for found in judged
+        if sweep.name in found.swept
+    ]
+    outcomes = plan.outcomes
+    return EvalResult(
+        metrics=metrics,
+        rewards=rewards_frame(benchmarks),
+        comparisons=compare(benchmarks, run.seed),
+        best_of_k=best_of_k_curves(benchmarks, run.seed),
+        ensemble_gains=_together([gains]),
+        pair_sweep=_together([tables.pairs for tables in swept]),
+        pair_sweep_correlations=_together([tables.correlations for tables in swept]),
+        outcomes=outcomes,
+        correlations=None if outcomes is None else correlate(metrics, outcomes, run.seed),
+        config=run,
+        run=about,
     )
-    return rewards, derived.scales
 
 
-def _rewards_frame(benchmarks: Sequence[BenchmarkRewards]) -> pd.DataFrame:
-    """One row per (reward_model, prompt)."""
-    frames = []
-    for benchmark in benchmarks:
-        for name, scores in benchmark.scores.items():
-            table = pa.table(
-                {
-                    "reward_model": pa.array([name] * len(scores)),
-                    "benchmark": pa.array([benchmark.name] * len(scores)),
-                    **{column: benchmark.rows[column] for column in ("id", "domain", "slices")},
-                    **{
-                        column: scores[column]
-                        for column in ("values", "num_tokens", "truncated", "error")
-                    },
-                    "margins": scores["margins"]
-                    if "margins" in scores.column_names
-                    else pa.nulls(len(scores), pa.list_(pa.float64())),
-                }
-            )
-            frames.append(table.to_pandas())
-    rewards: pd.DataFrame = pd.concat(frames, ignore_index=True)
-    return rewards
-
-
-def _fail_on_too_many_errors(run: EvaluateConfig, result: EvalResult) -> None:
-    allowed = run.scoring.max_failed_fraction
-    for name, rewards in result.rewards.groupby("reward_model", sort=False):
-        failed = rewards[rewards["error"].notna()]
-        if len(failed) > allowed * len(rewards):
-            first = failed.iloc[0]
-            raise ScoringError(
-                f"{name}: {len(failed)} of {len(rewards)} prompts failed, more than "
-                f"scoring.max_failed_fraction={allowed:g}; the first is {first['benchmark']} "
-                f"{first['id']!r}: {first['error']}\nEverything is saved in {run.output_dir}; "
-                "running again tries the failed ones again. To admit them raise the fraction; "
-                "to cut long prompts set scoring.truncation=left_prompt."
-            )
-
-
-def _absolute(run: EvaluateConfig) -> EvaluateConfig:
-    """Local paths as they are seen from here, for processes that run elsewhere."""
-    benchmarks = [b.model_copy(update={"path": absolute(b.path)}) for b in run.benchmarks]
-    return run.model_copy(
-        update={
-            "reward_models": located(run.reward_models),
-            "benchmarks": benchmarks,
-            "downstream": absolute(run.downstream),
-            "output_dir": output_folder(run.output_dir),
-        }
-    )
+def _together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
+    """One table of several; None where there is nothing in them."""
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else None

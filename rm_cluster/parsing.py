@@ -90,14 +90,13 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     if len(path) >= 3 and path[0] == "reward_models":
         del path[2]  # the type, which is told by the value
     where = ".".join(map(str, path)) or "the configuration"
-    value = repr(first["input"])
-    shown = value if len(value) <= 80 else value[:77] + "..."
+    shown = _shown(first["input"], str(path[-1]) if path else "")
     if first["type"] == "extra_forbidden":
         message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), sorted(_all_keys(kind)))}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message = (
             f"{where} must have a type: classifier, logprob, log_ratio, ensemble, pair_sweep, "
-            f"length, imported or package.module:Class, got {shown}."
+            f"judge, length, imported or package.module:Class, got {shown}."
         )
     elif first["type"] == "missing":
         message = f"{where} is missing."
@@ -106,6 +105,18 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         message = f"{where} is wrong: {reason[0].lower()}{reason[1:]} (got {shown})."
     more = f" ({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
     return " ".join((message + more).split())
+
+
+def _shown(value: Any, where: str) -> str:
+    """A wrong value, but for what may be a secret; of a mapping the keys."""
+    if where in ("api_key_env", "base_url"):
+        return "what is not shown, because a key may be in it"
+    if isinstance(value, Mapping):
+        told = {key: value[key] if key in ("type", "name") else ... for key in value}
+        text = repr(told).replace("Ellipsis", "...")
+    else:
+        text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _all_keys(kind: Any) -> set[str]:

@@ -188,7 +188,6 @@ class Score:
             "id": prompt.id,
             "benchmark": prompt.benchmark,
             "model": self._model,
-            "kind": "reward",
             "values": rewards.values if rewards else None,
             "num_tokens": prompt.group.num_tokens,
             "truncated": prompt.group.truncated,

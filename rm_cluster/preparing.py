@@ -10,7 +10,8 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rm_cluster.config import BenchmarkConfig, Config
+from rm_cluster.config import BenchmarkConfig, Config, EvaluateConfig
+from rm_cluster.config.listing import absolute, located
 from rm_cluster.errors import ConfigError, RMClusterError
 from rm_cluster.snapshot import Snapshot, take_snapshot
 from rm_cluster.store import Folder
@@ -37,6 +38,21 @@ def announce(run: Config, output_dir: str) -> None:
 def output_folder(output_dir: str) -> str:
     """An output folder as it is seen from here; a URL stays as it is."""
     return output_dir if "://" in output_dir else os.path.abspath(output_dir)
+
+
+def located_run(run: EvaluateConfig) -> EvaluateConfig:
+    """The run with local paths as they are seen from here, for processes that run elsewhere."""
+    return run.model_copy(
+        update={
+            "reward_models": located(run.reward_models),
+            "benchmarks": [
+                benchmark.model_copy(update={"path": absolute(benchmark.path)})
+                for benchmark in run.benchmarks
+            ],
+            "downstream": absolute(run.downstream),
+            "output_dir": output_folder(run.output_dir),
+        }
+    )
 
 
 def take_snapshots(

@@ -34,6 +34,9 @@ class EvalResult:
         correlations: Of each metric and domain with each outcome (`rmc.correlate`), or None.
         config: What was asked for.
         run: Versions, contracts, counts and seconds.
+        ensemble_gains: What each ensemble gains over its best member, or None where there is none.
+        pair_sweep: Accuracy of each ordered pair of a sweep's models, by domain, or None.
+        pair_sweep_correlations: Of the gap of the pairs with their accuracy, or None.
     """
 
     metrics: pd.DataFrame
@@ -44,6 +47,9 @@ class EvalResult:
     correlations: pd.DataFrame | None
     config: EvaluateConfig
     run: dict[str, Any]
+    ensemble_gains: pd.DataFrame | None = None
+    pair_sweep: pd.DataFrame | None = None
+    pair_sweep_correlations: pd.DataFrame | None = None
 
     def leaderboard(self) -> pd.DataFrame:
         """Reward models by their overall value on each benchmark, best first.
@@ -84,8 +90,10 @@ class EvalResult:
         folder.write_text("run.json", json.dumps(self.run, indent=2) + "\n")
 
 
-_TABLES = ("metrics", "comparisons", "best_of_k", "outcomes", "correlations")
-_OPTIONAL = ("outcomes", "correlations")
+_OPTIONAL = (
+    "ensemble_gains", "pair_sweep", "pair_sweep_correlations", "outcomes", "correlations",
+)  # fmt: skip
+_TABLES = ("metrics", "comparisons", "best_of_k", *_OPTIONAL)
 
 
 def _ranked(table: pd.DataFrame) -> pd.DataFrame:

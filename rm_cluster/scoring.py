@@ -25,8 +25,11 @@ from rm_cluster.config import (
     EvaluateConfig,
     GenerateConfig,
     GeneratorConfig,
+    JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    RouterConfig,
+    ServingConfig,
 )
 from rm_cluster.errors import ScoringError
 from rm_cluster.pipeline import Encode, Sample, Score, Window
@@ -63,7 +66,8 @@ def score(
         ConfigError: The model cannot be loaded.
         ScoringError: No replica came up, or a request failed on `MAX_TRIES` replicas.
     """
-    store = RewardStore(run.output_dir, contract_id(scorer.contract))
+    kind = "verdict" if isinstance(config, JudgeConfig | RouterConfig) else "reward"
+    store = RewardStore(run.output_dir, contract_id(scorer.contract), kind)
     windows = _missing(snapshots, stored_rewards(run, scorer))
     return _measure(config, scorer, Score, store, windows, snapshots, run)
 
@@ -108,10 +112,11 @@ def _measure(
     logger.info("%s: %d prompts stored, %d to go", config.name, num_stored, num_missing)
     if not windows:
         return Measured(num_stored, 0, 0, 0, time.monotonic() - started, None)
-    resources = resolve(run.serving, uses_gpu=model.uses_gpu)
+    serving = _serving(config, run.serving)
+    resources = resolve(serving, uses_gpu=model.uses_gpu)
     num_requests = num_retries = 0
     with (
-        deployed(config, run.scoring, run.serving, resources) as app,
+        deployed(config, run.scoring, serving, resources) as app,
         progress_bar(num_missing, config.name, "prompt") as progress,
     ):
         for batch in _stream(config, windows, app, stage, store, model, resources, run):
@@ -126,6 +131,13 @@ def _measure(
     return Measured(
         num_stored, num_missing, num_requests, num_retries, time.monotonic() - started, resources
     )
+
+
+def _serving(config: AnyModelConfig, serving: ServingConfig) -> ServingConfig:
+    """How replicas run; what asks an endpoint is one, or its limits would hold for each of many."""
+    if isinstance(config, JudgeConfig) and config.endpoint is not None:
+        return serving.model_copy(update={"min_replicas": 0, "max_replicas": 1, "num_gpus": 0.0})
+    return serving
 
 
 def _stream(
@@ -188,6 +200,8 @@ def _travels(config: AnyModelConfig) -> bool:
     match config:
         case ClassifierConfig() | LogprobConfig() | GeneratorConfig():
             return not config.trust_remote_code
+        case JudgeConfig():
+            return config.endpoint is not None or not config.trust_remote_code
         case LengthConfig():
             return True
         case CustomScorerConfig():

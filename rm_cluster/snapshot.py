@@ -7,7 +7,7 @@ beside it with their reasons.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from rm_cluster.benchmarks.rows import without_replies
 from rm_cluster.config import BenchmarkConfig
 from rm_cluster.errors import DataFormatError
 from rm_cluster.store import WINDOW_SCHEMA, Folder, content_hash
-from rm_cluster.types import Row
+from rm_cluster.types import ROW_SCHEMA, Row
 
 WINDOW_ROWS = 1024
 WINDOW_CHARACTERS = 32_000_000
@@ -40,7 +40,10 @@ class Snapshot(NamedTuple):
     def table(self, columns: Sequence[str] = JUDGED_COLUMNS) -> pa.Table:
         """The rows without their texts, in the order of the source."""
         folder = Folder(self.url)
-        return pa.concat_tables(folder.read_table(name, columns) for name in self.windows)
+        nothing = WINDOW_SCHEMA.empty_table().select(columns)
+        return pa.concat_tables(
+            [nothing, *(folder.read_table(name, columns) for name in self.windows)]
+        )
 
 
 def take_snapshot(
@@ -73,17 +76,50 @@ def take_snapshot(
         if only_prompts:
             rows = [without_replies(row) for row in rows]
         if rows:
-            columns = [
-                {**row, "content": content_hash(row), "num_completions": len(row["completions"])}
-                for row in rows
-            ]
             windows.append(f"{number:06d}.parquet")
-            folder.write_table(windows[-1], pa.Table.from_pylist(columns, schema=WINDOW_SCHEMA))
+            folder.write_table(windows[-1], _window_table(rows))
             num_rows += len(rows)
     if not windows:
         found = f"none of its {num_rejected} rows fits; {reason}" if num_rejected else "it is empty"
         raise DataFormatError(f"Benchmark {config.name!r} has nothing to judge: {found}")
     return Snapshot(config, folder.url, windows, num_rows, num_rejected)
+
+
+def rewrite_snapshot(
+    snapshot: Snapshot,
+    model: str,
+    rewrite: Callable[[Sequence[Row]], list[Row]],
+    output_dir: str,
+) -> Snapshot:
+    """Lay down what a model sees of a benchmark where that is not the rows as they stand.
+
+    Args:
+        snapshot: Of the rows.
+        model: For which it is.
+        rewrite: Rows of a window -> those that the model sees, which may be more or fewer.
+        output_dir: Of the run.
+    """
+    source = Folder(snapshot.url)
+    folder = Folder(output_dir).sub("seen").sub(model).sub(snapshot.benchmark.name)
+    folder.clear()
+    windows: list[str] = []
+    num_rows = 0
+    for file in snapshot.windows:
+        rows = rewrite(source.read_table(file, ROW_SCHEMA.names).to_pylist())
+        for start in range(0, len(rows), WINDOW_ROWS):
+            window = rows[start : start + WINDOW_ROWS]
+            windows.append(f"{len(windows):06d}.parquet")
+            folder.write_table(windows[-1], _window_table(window))
+            num_rows += len(window)
+    return Snapshot(snapshot.benchmark, folder.url, windows, num_rows, 0)
+
+
+def _window_table(rows: Sequence[Row]) -> pa.Table:
+    columns = [
+        {**row, "content": content_hash(row), "num_completions": len(row["completions"])}
+        for row in rows
+    ]
+    return pa.Table.from_pylist(columns, schema=WINDOW_SCHEMA)
 
 
 def _windows(

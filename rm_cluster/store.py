@@ -149,10 +149,14 @@ class Store:
 
 
 class RewardStore(Store):
-    """The rewards measured under one scoring contract."""
+    """The rewards measured under one scoring contract, or the verdicts of a judge."""
 
-    def __init__(self, output_dir: str, contract_id: str) -> None:
+    def __init__(self, output_dir: str, contract_id: str, kind: str = "reward") -> None:
         super().__init__(output_dir, "rewards", contract_id, REWARD_SCHEMA)
+        self._kind = kind
+
+    def append(self, measured: Iterable[dict[str, Any]]) -> None:
+        super().append({**row, "kind": self._kind} for row in measured)
 
     def read(self, max_length: int | None, truncation: str) -> StoredRewards:
         """Everything stored, as far as it can be used under these limits."""

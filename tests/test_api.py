@@ -9,6 +9,8 @@ from rm_cluster.config import ClassifierConfig, EvaluateConfig
 from rm_cluster.metrics.table import METRIC_COLUMNS
 
 SIGNATURES = {
+    "annotate": ["config"],
+    "doctor": ["config"],
     "correlate": ["metrics", "downstream", "seed"],
     "evaluate": ["config"],
     "generate": ["config"],
@@ -18,6 +20,7 @@ SIGNATURES = {
     "Classifier": ["truncation", "options"],
     "Embedding": ["options"],
     "Generator": ["options"],
+    "Judge": ["truncation", "options"],
     "Length": ["options"],
     "Logprob": ["truncation", "options"],
 }
@@ -25,10 +28,11 @@ SIGNATURES = {
 
 def test_names() -> None:
     assert rmc.__all__ == [
-        "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig",
-        "GenerateConfig", "Generator", "Length", "Logprob", "RMClusterError", "SearchConfig",
-        "SearchResult", "best_of_n", "correlate", "downstream", "evaluate", "generate",
-        "load_benchmark", "load_result", "metrics", "search",
+        "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "EvalResult",
+        "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "Logprob",
+        "RMClusterError", "SearchConfig", "SearchResult", "annotate", "best_of_n", "correlate",
+        "doctor", "downstream", "evaluate", "generate", "load_benchmark", "load_result", "metrics",
+        "search",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None
@@ -61,8 +65,8 @@ def test_tables() -> None:
         "n", "n_failed", "n_tied", "n_truncated",
     )  # fmt: skip
     fields = {
-        "metrics", "rewards", "comparisons", "best_of_k", "outcomes", "correlations", "config",
-        "run",
+        "metrics", "rewards", "comparisons", "best_of_k", "ensemble_gains", "pair_sweep",
+        "pair_sweep_correlations", "outcomes", "correlations", "config", "run",
     }  # fmt: skip
     assert set(rmc.EvalResult.__dataclass_fields__) == fields
 
@@ -74,7 +78,7 @@ def test_config_keys() -> None:
     }  # fmt: skip
     assert set(ClassifierConfig.model_fields) == {
         "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",
-        "engine", "attn_implementation", "trust_remote_code", "tokens_per_batch",
+        "engine", "engine_args", "attn_implementation", "trust_remote_code", "tokens_per_batch",
     }  # fmt: skip
 
 

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
 
 import rm_cluster as rmc
+from rm_cluster.config import PairSweepConfig
+from rm_cluster.report.terminal import summary
+from rm_cluster.sweeps import read_gap
 from rm_cluster.types import Row
 from tests.families import CAUSAL, save_family
 from tests.models import tokenizer
@@ -123,3 +127,57 @@ def test_ratios_and_ensembles_are_algebra_on_three_passes(
     }  # fmt: skip
     again = rmc.evaluate(str(tmp_path / "out" / "config.yaml"))
     assert again.run["members"]["ratio/strong"]["n_scored"] == 0
+
+
+def test_a_sweep_measures_each_model_once_and_stays_out_of_the_leaderboard(
+    tmp_path: Path, strong: Path, weak: Path
+) -> None:
+    rows = [row for row in random_rows(30, 4) if len(row["completions"]) > 1]
+    data = write_preferences(tmp_path / "data.jsonl", rows)
+    other = write_preferences(tmp_path / "other.jsonl", random_rows(10, 5))
+    gap = tmp_path / "gap.csv"
+    gap.write_text("model,mmlu\nstrong,60\nweak,45\nref,50\nelse,1\n")
+    sweep = {
+        "type": "pair_sweep", "name": "all", "template": "plain", "gap": str(gap),
+        "gap_column": "mmlu", "models": [str(strong), str(weak), "ref"], "benchmarks": ["mine"],
+    }  # fmt: skip
+    ref = {"type": "logprob", "model": str(weak), "name": "ref", "template": "plain"}
+    settings = config(tmp_path / "out", data, sweep, ref)
+    settings["benchmarks"].append(str(other))
+    result = rmc.evaluate(settings)
+    assert result.run["n_passes"] == 2, "ref is the weak model"
+    assert result.run["members"]["all/strong"]["n_scored"] == len(rows), "not on the other one"
+    assert set(result.leaderboard()["reward_model"]) == {"ref"}
+    assert result.pair_sweep is not None
+    overall = result.pair_sweep.query("domain == 'overall'").set_index(["strong", "weak"])
+    assert len(overall) == 9
+    assert overall.loc[("weak", "ref"), "accuracy"] == 0.5
+    assert overall.loc[("weak", "ref"), "n_tied"] == overall.loc[("weak", "ref"), "n"]
+    there, back = (overall.loc[pair, "accuracy"] for pair in (("strong", "ref"), ("ref", "strong")))
+    assert there == pytest.approx(1 - back, abs=1e-15)
+    assert overall.loc[("strong", "weak"), "gap"] == 15
+    assert set(result.pair_sweep["benchmark"]) == {"mine"}
+    found = result.pair_sweep_correlations
+    assert found is not None
+    assert set(found["gap"]) == {"mmlu"}
+    assert found["n_models"].eq(3).all()
+    loaded = rmc.load_result(str(tmp_path / "out"))
+    pd.testing.assert_frame_equal(loaded.pair_sweep, result.pair_sweep)  # type: ignore[arg-type]
+    assert (tmp_path / "out" / "pair_sweep_correlations.csv").exists()
+    assert "gap (mmlu) and accuracy" in summary(result)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "mine: all, strong over weak" in page
+
+    alone = rmc.evaluate({**settings, "reward_models": [{**sweep, "models": sweep["models"][:2]}]})
+    assert alone.run["members"]["all/strong"]["n_scored"] == 0, "all is stored"
+    assert not len(alone.leaderboard())
+    assert not len(rmc.load_result(str(tmp_path / "out")).metrics)
+    assert "4 ordered pairs of 2 models" in summary(alone)
+
+
+def test_a_gap_without_a_model_is_told_before_anything_runs(tmp_path: Path, strong: Path) -> None:
+    gap = tmp_path / "gap.csv"
+    gap.write_text("model,value\nstrong,60\n")
+    sweep = {"type": "pair_sweep", "models": [str(strong), "other/weak"], "gap": str(gap)}
+    with pytest.raises(rmc.RMClusterError, match="no value for 'weak'"):
+        read_gap(PairSweepConfig.model_validate(sweep))

@@ -26,11 +26,14 @@ LAYERS = [
         "sandbox",
     },
     {"best_of_n"},
+    {"pairing", "labeling"},
     {"derived", "store", "snapshot", "imported"},
-    {"composition"},
-    {"serving", "pipeline", "scoring", "preparing", "record"},
-    {"result", "correlation", "report", "candidates", "search_result"},
-    {"evaluation", "generation"},
+    {"composition", "judging", "sweeps"},
+    {"serving", "pipeline", "scoring", "preparing"},
+    {"measurement"},
+    {"record"},
+    {"result", "correlation", "candidates", "annotated", "report", "parity", "search_result"},
+    {"evaluation", "generation", "annotation"},
     {"searching"},
 ]
 MAY_IMPORT_RAY = {

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from rm_cluster.config.base import Config
-from rm_cluster.config.reward_models import GeneratorConfig
+from rm_cluster.config.pretrained import GeneratorConfig
 from rm_cluster.config.runs import BENCHMARK_TYPES, BenchmarkConfig, ScoringConfig, ServingConfig
 
 

@@ -89,6 +89,19 @@ class ScoringConfig(Config):
     """A run fails, after saving everything, when a larger share of prompts failed."""
 
 
+def unique_names(*fields: str) -> Any:
+    """A validator that the names in lists of named things differ."""
+
+    def check(items: list[Any]) -> list[Any]:
+        names = [item.name for item in items]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names must differ, got {', '.join(map(repr, twice))} more than once")
+        return items
+
+    return field_validator(*fields)(check)
+
+
 class EvaluateConfig(Config):
     """A whole evaluation: reward models, benchmarks and how to run them."""
 
@@ -104,6 +117,8 @@ class EvaluateConfig(Config):
     """Folder or fsspec URL that every node can reach."""
     seed: NonNegativeInt = 0
 
+    _unique_names = unique_names("reward_models", "benchmarks")
+
     @field_validator("benchmarks")
     @classmethod
     def _have_completions(cls, benchmarks: list[BenchmarkConfig]) -> list[BenchmarkConfig]:
@@ -113,15 +128,6 @@ class EvaluateConfig(Config):
                     "prompts have no completions to judge; jobs/generate.py makes some"
                 )
         return benchmarks
-
-    @field_validator("reward_models", "benchmarks")
-    @classmethod
-    def _unique_names(cls, items: list[Any]) -> list[Any]:
-        names = [item.name for item in items]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"names must differ, got {', '.join(map(repr, twice))} more than once")
-        return items
 
     @field_validator("reward_models")
     @classmethod

@@ -16,7 +16,7 @@ from pydantic import (
 from rm_cluster.config.base import Config
 from rm_cluster.config.derived import EnsembleRule, PairSweepConfig
 from rm_cluster.config.listing import RewardModelConfig, check_members
-from rm_cluster.config.reward_models import EmbeddingConfig
+from rm_cluster.config.pretrained import EmbeddingConfig
 from rm_cluster.config.runs import BenchmarkConfig, ScoringConfig, ServingConfig
 
 Rule = Literal[

@@ -20,6 +20,7 @@ from rm_cluster.metrics.estimate import (
 )
 from rm_cluster.metrics.judged import Bools, Judged
 from rm_cluster.metrics.pairwise import OVERALL, accuracy, groups, num_tied
+from rm_cluster.metrics.verdicts import order_effects
 
 METRIC_COLUMNS = (
     "reward_model", "benchmark", "domain", "metric", "value", "stderr", "ci_low", "ci_high",
@@ -31,7 +32,7 @@ COMPARISON_COLUMNS = (
 )  # fmt: skip
 
 
-LOWER_IS_BETTER = frozenset({"brier", "loss"})
+LOWER_IS_BETTER = frozenset({"brier", "inconsistent", "loss"})
 """Metrics that are errors; every other one is better when it is higher."""
 
 JointMetrics = Callable[[Judged, Mapping[str, Bools], int], Sequence[Joint]]
@@ -72,13 +73,17 @@ class BenchmarkRewards(NamedTuple):
         clusters = list(map(self.cluster, ids)) if self.cluster else ids
         return Resampling.of(clusters, self.rows["domain"].to_pylist())
 
-    def means(self, judged: Judged, seed: int) -> dict[tuple[str, str], Estimate]:
+    def terms(self, judged: Judged) -> Official:
         """Accuracy and the official metrics, as far as they are sums of means."""
+        members = self.groups(judged.rows)
+        metrics = accuracy(judged, members) | order_effects(judged, members)
+        return metrics | (self.official(judged) if self.official else {})
+
+    def means(self, judged: Judged, seed: int) -> dict[tuple[str, str], Estimate]:
+        """Estimates of `terms`."""
         if not len(judged):
             return {}
-        metrics = accuracy(judged, self.groups(judged.rows))
-        metrics |= self.official(judged) if self.official else {}
-        return estimate(metrics, judged.position, self.resampling, seed)
+        return estimate(self.terms(judged), judged.position, self.resampling, seed)
 
     def joints(self, judged: Judged, seed: int) -> dict[tuple[str, str], Estimate]:
         """The other official metrics."""
@@ -184,12 +189,12 @@ def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, A
                     "stderr": difference.stderr,
                     "ci_low": low,
                     "ci_high": high,
-                    "p_value": _p_value(difference),
+                    "p_value": p_value(difference),
                     "n": difference.n,
                 }
 
 
-def _p_value(difference: Estimate) -> float:
+def p_value(difference: Estimate) -> float:
     """Twice the smaller share of draws on one side of zero, the observed one counted in."""
     num_draws = difference.draws.size
     if not num_draws:

@@ -8,7 +8,8 @@ import pandas as pd
 
 from rm_cluster.correlation import CorrelationResult
 from rm_cluster.downstream.prediction import BASELINE
-from rm_cluster.report.terminal import signed, strongest_correlations
+from rm_cluster.report.terminal import strongest_correlations
+from rm_cluster.report.wording import signed
 
 _MAX_ROWS = 12
 _ARENA = "Pearson with the Arena score (raw)"

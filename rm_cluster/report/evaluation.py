@@ -8,6 +8,7 @@ import pandas as pd
 
 from rm_cluster.report.correlation import correlation_sections
 from rm_cluster.report.curves import best_of_k
+from rm_cluster.report.derived import gain_sections, sweep_sections
 from rm_cluster.report.heat_maps import domain_heat_map, overview
 from rm_cluster.report.intervals import leaderboard
 from rm_cluster.report.page import Page, Section, write_page
@@ -52,6 +53,7 @@ def evaluation_page(result: EvalResult) -> Page:
     sections = [
         section
         for benchmark, counts in result.run["benchmarks"].items()
+        if len(result.rewards)  # there may be pair sweeps only
         for section in _benchmark(
             board[board["benchmark"] == benchmark],
             result.metrics[result.metrics["benchmark"] == benchmark],
@@ -67,7 +69,8 @@ def evaluation_page(result: EvalResult) -> Page:
         sections.append(Section("Best of K", text, best_of_k(result.best_of_k)))
     if result.correlations is not None and result.outcomes is not None:
         sections += correlation_sections(result.metrics, result.outcomes, result.correlations)
-    sections += [_all_metrics(result), *_compared(result), *_judges(result), *_failed(result)]
+    sections += [*sweep_sections(result), *gain_sections(result)]
+    sections += [*_all_metrics(result), *_compared(result), *_judges(result), *_failed(result)]
     return Page(
         title="Reward models compared",
         sections=sections,
@@ -116,9 +119,11 @@ def _leaderboard(
     return Section(f"{benchmark}: leaderboard, {domain}", text, figure, table)
 
 
-def _all_metrics(result: EvalResult) -> Section:
+def _all_metrics(result: EvalResult) -> list[Section]:
+    if not len(result.metrics):
+        return []
     text = "n counts comparisons for accuracy and prompts for a benchmark's own metrics."
-    return Section("All metrics", text, table=Table.of(result.metrics, _METRICS, "metrics.csv"))
+    return [Section("All metrics", text, table=Table.of(result.metrics, _METRICS, "metrics.csv"))]
 
 
 def _compared(result: EvalResult) -> list[Section]:

@@ -7,7 +7,7 @@ import pandas as pd
 from rm_cluster.candidates import MEASURES, GenerateResult
 from rm_cluster.report.page import Page, Section, write_page
 from rm_cluster.report.table import Table
-from rm_cluster.report.terminal import interval
+from rm_cluster.report.wording import interval
 from rm_cluster.store import Folder
 
 MAX_FAILED = 50

@@ -1,4 +1,4 @@
-"""Heat maps: reward models by domain, one reward model's overview, correlations.
+"""Heat maps: reward models by domain, one reward model's overview, correlations, pairs.
 
 Color is `shade`, from 0 (orange, or pale) to 1 (blue), and blue is always the good end; the number
 in the cell is the value itself.
@@ -107,6 +107,43 @@ def correlation_heat_map(correlations: pd.DataFrame, benchmark: str) -> Figure:
     return _heat_map(
         f"correlations {benchmark}", title, note + rest, cells, "domain", "metric", "correlation",
         params=params, filters=filters, shown=f"{COEFFICIENTS[0]}, {outcomes[0]}",
+    )  # fmt: skip
+
+
+def pair_heat_map(pairs: pd.DataFrame, sweep: str, benchmark: str) -> Figure:
+    """The accuracy of each ordered pair of language models as a density ratio, by domain.
+
+    Args:
+        pairs: Rows of that sweep and benchmark.
+        sweep: For the title.
+        benchmark: For the title.
+    """
+    rows = pairs.rename(columns={"accuracy": "value"})
+    rows = rows.drop(columns=["pair_sweep", "benchmark", "gap", "stderr"])
+    num_models = rows["strong"].nunique()
+    domains = rows["domain"].unique().tolist()
+    shown = domains[: max(1, MAX_CELLS // num_models**2)]
+    means = rows[rows["domain"] == domains[0]].groupby("strong")["value"].mean()
+    order = {name: i for i, name in enumerate(means.sort_values(ascending=False).index)}
+    widest = (rows["value"] - 0.5).abs().max()
+    cells = rows[rows["domain"].isin(shown)].assign(
+        shade=0.5 + (rows["value"] - 0.5) / (2 * widest if widest > 0 else 1.0),
+        strong_order=rows["strong"].map(order),
+        weak_order=rows["weak"].map(order),
+        choice=rows["domain"].map({name: i for i, name in enumerate(shown)}),
+    )
+    rest = f" The first {len(shown)} of {len(domains)} domains." * (len(shown) < len(domains))
+    note = (
+        "Blue: the strong model less the weak one prefers what was chosen; orange: what was "
+        "rejected. A model over itself ties everywhere, which is 0.5, and a swapped pair mirrors."
+    )
+    return _heat_map(
+        f"pairs {sweep} {benchmark}",
+        f"{benchmark}: accuracy of strong over weak, {num_models**2} ordered pairs of "
+        f"{num_models} models ({counted(cells['n'])})",
+        note + rest, cells.drop(columns="domain"), "strong", "weak", "accuracy",
+        params=[drop_down("choice_domain", "domain", shown)],
+        filters=["datum.choice == choice_domain"], shown=str(shown[0]),
     )  # fmt: skip
 
 

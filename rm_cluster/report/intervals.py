@@ -19,7 +19,7 @@ from rm_cluster.report.figure import (
     with_ends,
     with_order,
 )
-from rm_cluster.report.terminal import interval
+from rm_cluster.report.wording import interval
 
 MAX_POINTS = 10_000
 

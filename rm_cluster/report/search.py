@@ -10,7 +10,7 @@ from rm_cluster.report import search_figures as figures
 from rm_cluster.report.heat_maps import choice_heat_map
 from rm_cluster.report.page import Page, Section, write_page
 from rm_cluster.report.table import Table
-from rm_cluster.report.terminal import interval
+from rm_cluster.report.wording import interval
 from rm_cluster.search_result import SearchResult
 from rm_cluster.store import Folder
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from rm_cluster.report.terminal import interval, number
+from rm_cluster.report.wording import interval, number
 
 MAX_ROWS = 2000
 

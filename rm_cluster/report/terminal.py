@@ -6,6 +6,8 @@ import pandas as pd
 
 from rm_cluster.downstream.coefficients import COEFFICIENTS
 from rm_cluster.metrics.pairwise import OVERALL
+from rm_cluster.report.derived_terminal import derived_blocks
+from rm_cluster.report.wording import interval, number, signed
 from rm_cluster.result import EvalResult
 
 MAX_CORRELATIONS = 12
@@ -22,8 +24,9 @@ def summary(result: EvalResult) -> str:
     blocks += [
         f"{name}: {counts['n']} prompts scored, nothing to compare"
         for name, counts in result.run["benchmarks"].items()
-        if name not in set(board["benchmark"])
+        if len(result.rewards) and name not in set(board["benchmark"])
     ]
+    blocks += derived_blocks(result)
     if result.correlations is not None:
         blocks += [
             strongest_correlations(str(outcome), table)
@@ -107,19 +110,3 @@ def strongest_correlations(outcome: str, table: pd.DataFrame) -> str:
         "Pearson (p, q: Pearson's)"
     )
     return f"{title}\n{lines.to_string(index=False)}"
-
-
-def interval(value: float, low: float, high: float) -> str:
-    """`0.712 [0.684, 0.741]`; without an interval where there is none."""
-    return number(value) if pd.isna(low) else f"{number(value)} [{number(low)}, {number(high)}]"
-
-
-def signed(value: float, low: float, high: float) -> str:
-    """`+0.71 [+0.03, +0.93]`; without an interval where there is none."""
-    if pd.isna(value):
-        return "-"
-    return f"{value:+.2f}" + ("" if pd.isna(low) else f" [{low:+.2f}, {high:+.2f}]")
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None or pd.isna(value) else f"{value:.3f}"

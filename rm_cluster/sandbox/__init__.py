@@ -46,6 +46,17 @@ def evaluate_config() -> dict[str, Any]:
     }
 
 
+def annotate_config() -> dict[str, Any]:
+    """Return the embedded default of the annotate job: a pool of samples and a reward model."""
+    world = build()
+    return {
+        "reward_models": [
+            {"type": "classifier", "model": str(world / "reward_models" / "base-m-30000-votes")}
+        ],
+        "candidates": {"name": "pool", "path": str(world / "pool.jsonl")},
+    }
+
+
 def generate_config() -> dict[str, Any]:
     """Return the embedded default of the generate job, building its world if there is none yet."""
     world = build()

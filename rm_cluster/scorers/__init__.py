@@ -11,16 +11,20 @@ from rm_cluster.config import (
     ClassifierConfig,
     CustomScorerConfig,
     GeneratorConfig,
+    JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    RouterConfig,
     ScoringConfig,
 )
 from rm_cluster.errors import ConfigError
 from rm_cluster.scorers.classifier import Classifier
 from rm_cluster.scorers.embedding import Embedding
 from rm_cluster.scorers.generator import Generator
+from rm_cluster.scorers.judge import Judge
 from rm_cluster.scorers.length import Length
 from rm_cluster.scorers.logprob import Logprob
+from rm_cluster.scorers.router import Router
 from rm_cluster.scorers.scorer import Scorer
 
 __all__ = [
@@ -29,14 +33,23 @@ __all__ = [
     "Classifier",
     "Embedding",
     "Generator",
+    "Judge",
     "Length",
     "Logprob",
+    "Router",
     "Scorer",
     "build_model",
     "build_scorer",
 ]
 
-AnyScorerConfig = ClassifierConfig | LogprobConfig | LengthConfig | CustomScorerConfig
+AnyScorerConfig = (
+    ClassifierConfig
+    | LogprobConfig
+    | JudgeConfig
+    | RouterConfig
+    | LengthConfig
+    | CustomScorerConfig
+)
 AnyModelConfig = AnyScorerConfig | GeneratorConfig
 
 
@@ -46,7 +59,7 @@ def build_model(config: AnyModelConfig, scoring: ScoringConfig) -> Scorer | Gene
     Raises:
         ConfigError: It cannot be built, and why.
     """
-    if isinstance(config, GeneratorConfig):
+    if isinstance(config, GeneratorConfig) and not isinstance(config, RouterConfig):
         return Generator(**config.model_dump())
     return build_scorer(config, scoring)
 
@@ -62,6 +75,10 @@ def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:
             return Classifier(truncation=scoring.truncation, **config.model_dump())
         case LogprobConfig():
             return Logprob(truncation=scoring.truncation, **config.model_dump())
+        case JudgeConfig():
+            return Judge(truncation=scoring.truncation, **config.model_dump())
+        case RouterConfig():
+            return Router(**config.model_dump())
         case LengthConfig():
             return Length(**config.model_dump())
         case CustomScorerConfig():

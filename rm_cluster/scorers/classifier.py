@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import ClassifierConfig, ScoringConfig
+from rm_cluster.engines import engine_module
 from rm_cluster.errors import ConfigError
 from rm_cluster.scorers.pretrained import open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
@@ -38,17 +39,17 @@ class Classifier:
 
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = ClassifierConfig(**options)
-        self._pretrained = open_pretrained(self.config)
-        num_labels = self._pretrained.hf.num_labels
+        self.pretrained = open_pretrained(self.config)
+        num_labels = self.pretrained.hf.num_labels
         if num_labels != 1:
             raise ConfigError(
                 f"{self.config.name} has {num_labels} labels; a classifier reward model has one. "
                 "Train or convert it with num_labels=1."
             )
         self._template = Template(
-            self._pretrained.tokenizer,
+            self.pretrained.tokenizer,
             self.config.template,
-            self._pretrained.max_length,
+            self.pretrained.max_length,
             truncation,
             self.config.name,
         )
@@ -59,12 +60,12 @@ class Classifier:
         """What decides the rewards; made when asked for, because it reads all the weights."""
         return {
             "type": "classifier",
-            **self._pretrained.contract(),
+            **self.pretrained.contract(),
             **self._template.contract,
             "padding_side": "right",
             "pooling": "last token by the mask; encoders pool themselves",
             "head_dtype": "float32",
-            "batching": self._pretrained.batching,
+            "batching": self.pretrained.batching,
         }
 
     @property
@@ -76,10 +77,10 @@ class Classifier:
         return self._template.encode(rows)
 
     def load(self, num_threads: int | None = None) -> None:
-        from rm_cluster.engines.torch_engine import ClassifierEngine
-
         if self._engine is None:
-            self._engine = ClassifierEngine(self.config, self._pretrained.dtype, num_threads)
+            self._engine = engine_module(self.config).ClassifierEngine(
+                self.config, self.pretrained.dtype, num_threads
+            )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         self.load()

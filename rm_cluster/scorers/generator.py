@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rm_cluster.config import GeneratorConfig
+from rm_cluster.engines import engine_module
 from rm_cluster.errors import DataFormatError
 from rm_cluster.scorers.continuation import ContinuationTemplate
 from rm_cluster.scorers.pretrained import open_pretrained
@@ -97,11 +98,9 @@ class Generator:
         ]
 
     def load(self, num_threads: int | None = None) -> None:
-        from rm_cluster.engines.sampling import SamplingEngine
-
         if self._engine is None:
             ends = {self._template.end, self._pretrained.tokenizer.eos_token_id} - {None}
-            self._engine = SamplingEngine(
+            self._engine = engine_module(self.config).SamplingEngine(
                 self.config, self._pretrained.dtype, sorted(ends), num_threads
             )
 

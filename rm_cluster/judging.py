@@ -1,0 +1,97 @@
+"""From what was measured to rewards: each benchmark's rows beside those of every reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+
+from rm_cluster.benchmarks import BENCHMARKS
+from rm_cluster.composition import Composition
+from rm_cluster.config.listing import sweep_names
+from rm_cluster.metrics.table import BenchmarkRewards
+from rm_cluster.rewards import Scale
+from rm_cluster.snapshot import Snapshot
+
+REWARD_COLUMNS = (
+    "reward_model", "benchmark", "id", "domain", "slices", "values", "num_tokens", "truncated",
+    "error", "margins",
+)  # fmt: skip
+
+
+class BenchmarkJudged(NamedTuple):
+    """What is known of one benchmark.
+
+    Attributes:
+        rewards: Of every reward model.
+        scales: By ensemble and member, what made the member's rewards comparable.
+        swept: By sweep that covers the benchmark, the sums of log-probs of its models.
+    """
+
+    rewards: BenchmarkRewards
+    scales: dict[str, dict[str, Scale]]
+    swept: dict[str, BenchmarkRewards]
+
+
+def judge(
+    snapshot: Snapshot, rows: pa.Table, composition: Composition, tables: Mapping[str, pa.Table]
+) -> BenchmarkJudged:
+    """Derive every reward from what was measured or imported.
+
+    Args:
+        snapshot: Of the benchmark.
+        rows: Its P rows, without their texts.
+        composition: What is derived from what.
+        tables: By name of what was measured or imported, in the order of the rows.
+    """
+    derived = composition.derive(tables)
+    benchmark = BENCHMARKS[snapshot.benchmark.type]
+    rewards = BenchmarkRewards(
+        name=snapshot.benchmark.name,
+        rows=rows,
+        scores=derived.tables,
+        official=benchmark.official,
+        cluster=benchmark.cluster,
+        joint=benchmark.joint,
+        groups=benchmark.groups,
+        headlines=benchmark.headlines,
+    )
+    swept = {
+        sweep.name: rewards._replace(
+            scores={
+                name: tables[part]
+                for name, part in zip(
+                    sweep_names(sweep), composition.parts[sweep.name], strict=True
+                )
+            }
+        )
+        for sweep in composition.sweeps
+        if sweep.benchmarks is None or rewards.name in sweep.benchmarks
+    }
+    return BenchmarkJudged(rewards, derived.scales, swept)
+
+
+def rewards_frame(benchmarks: Sequence[BenchmarkRewards]) -> pd.DataFrame:
+    """One row per (reward_model, prompt)."""
+    frames = [pd.DataFrame(columns=list(REWARD_COLUMNS))]
+    for benchmark in benchmarks:
+        for name, scores in benchmark.scores.items():
+            table = pa.table(
+                {
+                    "reward_model": pa.array([name] * len(scores)),
+                    "benchmark": pa.array([benchmark.name] * len(scores)),
+                    **{column: benchmark.rows[column] for column in ("id", "domain", "slices")},
+                    **{
+                        column: scores[column]
+                        for column in ("values", "num_tokens", "truncated", "error")
+                    },
+                    "margins": scores["margins"]
+                    if "margins" in scores.column_names
+                    else pa.nulls(len(scores), pa.list_(pa.float64())),
+                }
+            )
+            frames.append(table.to_pandas())
+    rewards: pd.DataFrame = pd.concat(frames[1:] or frames, ignore_index=True)
+    return rewards

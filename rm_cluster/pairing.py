@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rm_cluster.best_of_n import pick
+from rm_cluster.best_of_n import pick, token_overlap
 from rm_cluster.config import PairRule
 from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.judged import Floats, Ints
@@ -97,22 +96,12 @@ def id_draws(ids: Sequence[str], seed: int, purpose: str) -> Floats:
 
 
 def mean_word_overlap(completions: Sequence[str]) -> Floats:
-    """[N] mean F1 of the words of each completion with those of every one, itself included.
+    """[N] mean `token_overlap` of each completion with every one, itself included.
 
-    The unigram ROUGE F-score over the bag of words and punctuation marks, in lower case: a
-    similarity that needs no model. Two completions without words are alike.
+    A similarity that needs no model.
     """
-    bags = [Counter(_WORD.findall(completion.lower())) for completion in completions]
-    column = {word: i for i, word in enumerate(dict.fromkeys(w for bag in bags for w in bag))}
-    counts = np.zeros((len(bags), max(1, len(column))))
-    for row, bag in zip(counts, bags, strict=True):
-        row[[column[word] for word in bag]] = list(bag.values())
-    lengths = counts.sum(axis=1)
-    shared = np.stack([np.minimum(row, counts).sum(axis=1) for row in counts])
-    total = lengths[:, None] + lengths
-    overlap = np.where(total > 0, 2 * shared / np.maximum(total, 1), 1.0)
     # rounded beyond its errors, so that equal completions tie
-    means: Floats = overlap.mean(axis=1).round(12)
+    means: Floats = token_overlap([completions])[0].mean(axis=1).round(12)
     return means
 
 

@@ -41,8 +41,8 @@ class BetaChoice(NamedTuple):
 
     Attributes:
         beta: The middle of the interval of betas whose picks are those; of several intervals the
-            first. 0 where plain Best-of-N is as good as any, and twice the last breakpoint where
-            the interval has no end.
+            first. 0 where plain Best-of-N is as good as any; where the interval has no end twice
+            the last breakpoint, and 1 if that is 0, when beta only breaks ties.
         low, high: That interval: low < beta <= high, or 0 <= beta <= high where it begins with 0.
         interval: Of the chosen beta, by percentiles of a bootstrap over prompts which chooses anew;
             nan for a single prompt.
@@ -234,7 +234,9 @@ def _middle(edges: Floats, interval: int) -> float:
     low, high = edges[interval], edges[interval + 1]
     if interval == 0:
         return 0.0
-    middle = 2 * low if np.isinf(high) else (low + high) / 2
+    if np.isinf(high):
+        return float(2 * low) if low > 0 else 1.0
+    middle = (low + high) / 2
     # between two neighbors among floats there is no middle, and the upper one belongs here
     return float(middle if middle > low else high)
 

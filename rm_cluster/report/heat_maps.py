@@ -155,11 +155,14 @@ def choice_heat_map(choices: pd.DataFrame, title: str) -> Figure:
         title: What gold is.
     """
     ends = {"gold": "value", "gold_low": "ci_low", "gold_high": "ci_high", "n_test": "n"}
-    cells = choices[["model", "rule", *ends]].rename(columns=ends)
+    alone = choices["rule"] == "mbr"
+    ordered = pd.concat([choices[~alone], choices[alone].assign(model="no reward model")])
+    cells = ordered[["model", "rule", *ends]].rename(columns=ends)
     spread = cells["value"].max() - cells["value"].min()
     shade = (cells["value"] - cells["value"].min()) / spread if spread > 0 else 0.5
     cells = with_order(cells.assign(shade=shade), "model", "rule")
     note = "The bluer the better. Intervals appear on pointing. mbr asks no reward model."
+    title = f"{title} ({counted(cells['n'])} prompts)"
     return _heat_map(
         "reward model by rule", title, note, cells, "model", "rule", "gold", diverging=False
     )

@@ -144,7 +144,9 @@ def _choices_section(choices: pd.DataFrame, what: str) -> Section:
         "are linear in beta, a grid for the others), on the test prompts. Gain and win rate are "
         "over plain Best-of-N by the same reward model."
     )
-    figure = choice_heat_map(choices, f"{what} of the pick on the test prompts")
+    figure = choice_heat_map(
+        choices, f"{what[:1].upper()}{what[1:]} of the pick on the test prompts"
+    )
     return Section("Reward model by rule", text, figure, Table.of(choices, columns, "choices.csv"))
 
 

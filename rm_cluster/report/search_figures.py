@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import altair as alt
 import pandas as pd
 
@@ -15,7 +17,6 @@ from rm_cluster.report.figure import (
     tooltips,
     with_ends,
     with_order,
-    words,
 )
 
 _GRAY = "#808080"
@@ -38,8 +39,11 @@ def n_curves(curves: pd.DataFrame, what: str) -> Figure:
         own = curves[(curves["model"] == model) & (curves["rule"] != "mbr")]
         parts.append(pd.concat([own, alone]).assign(choice=place))
     rows = _as_values(pd.concat(parts), "gold", "num_prompts")
-    rows = colored(rows[["choice", "name", "n_candidates", "kl", *_VALUES]], "name", "n_candidates")
-    layers = _lines(rows, "curves", _n_axis(rows), ["name", "n_candidates", "kl"], what, points=1)
+    rows = rows[["choice", "name", "n_candidates", "kl", *_VALUES]]
+    # each choice has the colors to itself
+    rows = pd.concat([colored(own, "name", "n_candidates") for _, own in rows.groupby("choice")])
+    told = ["name", "n_candidates", "kl"]
+    layers = _lines(rows, "curves", _n_axis(rows), told, what, "reward model, or rule", points=True)
     names = [_EVERY, *models]
     return Figure(
         "best of n",
@@ -63,12 +67,12 @@ def proxy_curves(curves: pd.DataFrame) -> Figure:
     names = rows["model"].unique().tolist()
     rows = rows.assign(choice=pd.factorize(rows["model"])[0], line="")
     rows = rows[["choice", "line", "n_candidates", "kl", *_VALUES]]
-    layers = _lines(rows, "curves", _n_axis(rows), ["n_candidates", "kl"], "reward", points=1)
+    told = ["n_candidates", "kl"]
+    layers = _lines(rows, "curves", _n_axis(rows), told, "reward", points=True)
     return Figure(
         "proxy reward",
         f"What reward models think of it: expected proxy reward ({counted(rows['n'])} prompts)",
-        chosen([layer.encode(color=alt.Undefined) for layer in layers],
-               drop_down("choice", "reward model", names)),
+        chosen(layers, drop_down("choice", "reward model", names)),
         {"curves": rows},
         "In the units of each reward model; it rises whatever becomes of gold.",
         names[0],
@@ -94,14 +98,14 @@ def beta_curves(curves: pd.DataFrame, choices: pd.DataFrame, what: str) -> Figur
     marks = marks.merge(rows[["rule", "line", "line_order"]].drop_duplicates("rule"), on="rule")
     plain = choices[(choices["rule"] == "bon") & choices["model"].isin(names)]
     plain = plain.assign(choice=plain["model"].map(place))[["choice", "gold"]]
-    x = alt.X("beta:Q", title="beta", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g"))
+    x = alt.X("beta:Q", title="beta", scale=alt.Scale(type="log"), axis=_powers(rows["beta"]))
     level = alt.Chart(alt.NamedData("plain")).mark_rule(strokeDash=[5, 4], color=_GRAY)
     chosen_beta = alt.Chart(alt.NamedData("marks")).mark_rule(strokeDash=[2, 3], strokeWidth=1.5)
     layers = [
         level.encode(y=y_axis("gold:Q", what)),
         chosen_beta.encode(x=alt.X("chosen:Q", scale=alt.Scale(type="log")),
                            color=line_color("rule"), tooltip=["rule:N", "chosen:Q"]),
-        *_lines(rows, "curves", x, ["rule"], what, legend="rule"),
+        *_lines(rows, "curves", x, ["rule", "beta"], what, "rule"),
     ]  # fmt: skip
     return Figure(
         "gold against beta",
@@ -189,6 +193,12 @@ def _as_values(table: pd.DataFrame, name: str, count: str) -> pd.DataFrame:
     return with_ends(rows[rows["value"].notna()], "value", "ci_low", "ci_high")
 
 
+def _powers(values: pd.Series) -> alt.Axis:
+    """Ticks at powers of ten."""
+    low, high = math.ceil(math.log10(values.min())), math.floor(math.log10(values.max()))
+    return alt.Axis(format="~g", grid=False, values=[10.0**k for k in range(low, high + 1)])
+
+
 def _n_axis(rows: pd.DataFrame) -> alt.X:
     largest = int(rows["n_candidates"].max())
     ticks = [2**k for k in range(largest.bit_length())]
@@ -208,16 +218,16 @@ def _lines(
     told: list[str],
     what: str,
     legend: str = "",
-    points: int = 0,
+    *,
+    points: bool = False,
 ) -> list[alt.Chart]:
-    """Bands and lines of `value` with `low` and `high`, colored by `line`."""
+    """Bands and lines of `value` with `low` and `high`; with a legend, colored by `line`."""
     base = alt.Chart(alt.NamedData(name)).encode(
-        x=x,
-        color=line_color(legend or words("line")),
-        detail="line:N",
-        tooltip=tooltips(rows, told, what),
+        x=x, detail="line:N", tooltip=tooltips(rows, told, what)
     )
+    if legend:
+        base = base.encode(color=line_color(legend))
     return [
         base.mark_area(opacity=0.1).encode(y=y_axis("low:Q", what), y2="high:Q"),
-        base.mark_line(point=bool(points)).encode(y=y_axis("value:Q", what)),
+        base.mark_line(point=points).encode(y=y_axis("value:Q", what)),
     ]

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
     from rm_cluster.result import EvalResult, load_result
-    from rm_cluster.scorers import Classifier, Embedding, Generator, Length, Logprob
+    from rm_cluster.scorers import (
+        Classifier,
+        Embedding,
+        Generator,
+        Length,
+        Logprob,
+        LogRatio,
+    )
 
 __all__ = [
     "Classifier",
@@ -26,6 +33,7 @@ __all__ = [
     "EvaluateConfig",
     "Generator",
     "Length",
+    "LogRatio",
     "Logprob",
     "RMClusterError",
     "best_of_n",
@@ -45,6 +53,7 @@ _HOMES = {
     "EvaluateConfig": "config",
     "Generator": "scorers",
     "Length": "scorers",
+    "LogRatio": "scorers",
     "Logprob": "scorers",
     "RMClusterError": "errors",
     "correlate": "downstream",

@@ -144,8 +144,11 @@ def _travels(config: AnyScorerConfig) -> bool:
     unpickled elsewhere, and of the user's own nobody knows.
     """
     match config:
-        case ClassifierConfig() | LogprobConfig():
+        case ClassifierConfig():
             return not config.trust_remote_code
+        case LogprobConfig():
+            writer = config.renderer
+            return not (config.trust_remote_code or (writer and writer.trust_remote_code))
         case LengthConfig():
             return True
         case CustomScorerConfig():

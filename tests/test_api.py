@@ -17,6 +17,7 @@ SIGNATURES = {
     "Embedding": ["options"],
     "Generator": ["options"],
     "Length": ["options"],
+    "LogRatio": ["truncation", "options"],
     "Logprob": ["truncation", "options"],
 }
 
@@ -24,8 +25,8 @@ SIGNATURES = {
 def test_names() -> None:
     assert rmc.__all__ == [
         "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig", "Generator",
-        "Length", "Logprob", "RMClusterError", "best_of_n", "correlate", "downstream", "evaluate",
-        "load_benchmark", "load_result", "metrics",
+        "Length", "LogRatio", "Logprob", "RMClusterError", "best_of_n", "correlate", "downstream",
+        "evaluate", "load_benchmark", "load_result", "metrics",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None
@@ -71,7 +72,8 @@ def test_config_keys() -> None:
     }  # fmt: skip
     assert set(ClassifierConfig.model_fields) == {
         "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",
-        "engine", "attn_implementation", "trust_remote_code", "tokens_per_batch",
+        "engine", "attn_implementation", "trust_remote_code", "tokens_per_batch", "extrapolate",
+        "head_weights",
     }  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def _writes_itself(member: LogprobConfig, writer: RendererConfig) -> bool:
     return (own, member.revision) == (writer.tokenizer, writer.revision)
 
 
-_PATHS = ("model", "tokenizer", "template", "path", "gap")
+_PATHS = ("model", "base", "tokenizer", "template", "path", "gap")
 _MEMBERS = ("strong", "weak", "models")
 
 

@@ -19,6 +19,7 @@ from rm_cluster.scorers.classifier import Classifier
 from rm_cluster.scorers.embedding import Embedding
 from rm_cluster.scorers.generator import Generator
 from rm_cluster.scorers.length import Length
+from rm_cluster.scorers.log_ratio import LogRatio
 from rm_cluster.scorers.logprob import Logprob
 from rm_cluster.scorers.scorer import Scorer
 
@@ -28,6 +29,7 @@ __all__ = [
     "Embedding",
     "Generator",
     "Length",
+    "LogRatio",
     "Logprob",
     "Scorer",
     "build_scorer",

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from rm_cluster.generation import generate
     from rm_cluster.parity import doctor
     from rm_cluster.result import EvalResult, load_result
-    from rm_cluster.scorers import Classifier, Embedding, Generator, Judge, Length, Logprob
+    from rm_cluster.scorers import (
+        Classifier,
+        Embedding,
+        Generator,
+        Judge,
+        Length,
+        Logprob,
+        LogRatio,
+    )
     from rm_cluster.search_result import SearchResult
     from rm_cluster.searching.job import search
 
@@ -40,6 +48,7 @@ __all__ = [
     "Generator",
     "Judge",
     "Length",
+    "LogRatio",
     "Logprob",
     "RMClusterError",
     "SearchConfig",
@@ -68,6 +77,7 @@ _HOMES = {
     "Generator": "scorers",
     "Judge": "scorers",
     "Length": "scorers",
+    "LogRatio": "scorers",
     "Logprob": "scorers",
     "RMClusterError": "errors",
     "annotate": "annotation",

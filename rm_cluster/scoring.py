@@ -28,6 +28,7 @@ from rm_cluster.config import (
     JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    RendererConfig,
     RouterConfig,
     ServingConfig,
 )
@@ -200,6 +201,8 @@ def _travels(config: AnyModelConfig) -> bool:
     unpickled elsewhere, and of the user's own nobody knows.
     """
     match config:
+        case LogprobConfig(renderer=RendererConfig(trust_remote_code=True)):
+            return False
         case ClassifierConfig() | LogprobConfig() | GeneratorConfig():
             return not config.trust_remote_code
         case JudgeConfig():

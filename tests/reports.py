@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -11,9 +12,12 @@ import pandas as pd
 from rm_cluster.config import BENCHMARK_TYPES, EvaluateConfig
 from rm_cluster.downstream.coefficients import COEFFICIENTS
 from rm_cluster.metrics.curves import CURVE_COLUMNS
+from rm_cluster.metrics.gains import GAIN_COLUMNS
+from rm_cluster.metrics.gaps import correlate_gaps
 from rm_cluster.metrics.table import COMPARISON_COLUMNS
 from rm_cluster.parsing import parse_config
 from rm_cluster.result import EvalResult
+from rm_cluster.sweeps import SWEEP_COLUMNS
 
 HUMAN = ("overall", "hard", "easy", "instruction_following", "coding", "math", "similar_response")
 HUMAN_METRICS = (
@@ -177,4 +181,22 @@ def hostile_result() -> EvalResult:
     outcomes = outcome_rows(HOSTILE).assign(outcome=HOSTILE[1])
     curves = curve_rows(HOSTILE).assign(benchmark="rm-bench", domain=HOSTILE[0])
     rewards = reward_rows(HOSTILE, list(HOSTILE)).assign(id=lambda table: table["error"])
-    return made_up_result(table, rewards, None, outcomes, curves)
+    result = made_up_result(table, rewards, None, outcomes, curves)
+    pairs = pair_rows(HOSTILE, ("overall", *HOSTILE)).assign(pair_sweep=HOSTILE[0])
+    values = {name: float(i) for i, name in enumerate(HOSTILE)}
+    gaps = correlate_gaps(pairs, values, seed=0).assign(pair_sweep=HOSTILE[0], gap=HOSTILE[1])
+    gains = pd.DataFrame([[*HOSTILE, "same", HOSTILE[0], 0.1, 0.1, 0.0, 0.2, 0.1, 9]])
+    gains.columns = pd.Index(GAIN_COLUMNS)
+    return dataclasses.replace(
+        result, pair_sweep=pairs, pair_sweep_correlations=gaps, ensemble_gains=gains
+    )
+
+
+def pair_rows(models: tuple[str, ...], domains: tuple[str, ...]) -> pd.DataFrame:
+    """Made-up accuracies of all ordered pairs: the later in the list the better."""
+    rows = [
+        ("sweep", "rm-bench", domain, a, b, 0.5 + 0.1 * (i - j), 0.01, 0.4, 0.6, 99, 1, 0, 0, i - j)
+        for domain in domains
+        for (i, a), (j, b) in itertools.product(enumerate(models), repeat=2)
+    ]
+    return pd.DataFrame(rows, columns=list(SWEEP_COLUMNS)).astype({"gap": float})

@@ -22,6 +22,7 @@ SIGNATURES = {
     "Generator": ["options"],
     "Judge": ["truncation", "options"],
     "Length": ["options"],
+    "LogRatio": ["truncation", "options"],
     "Logprob": ["truncation", "options"],
 }
 
@@ -29,10 +30,10 @@ SIGNATURES = {
 def test_names() -> None:
     assert rmc.__all__ == [
         "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "EvalResult",
-        "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "Logprob",
-        "RMClusterError", "SearchConfig", "SearchResult", "annotate", "best_of_n", "correlate",
-        "doctor", "downstream", "evaluate", "generate", "load_benchmark", "load_result", "metrics",
-        "search",
+        "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "LogRatio",
+        "Logprob", "RMClusterError", "SearchConfig", "SearchResult", "annotate",
+        "best_of_n", "correlate", "doctor", "downstream", "evaluate", "generate",
+        "load_benchmark", "load_result", "metrics", "search",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None
@@ -79,7 +80,7 @@ def test_config_keys() -> None:
     assert set(ClassifierConfig.model_fields) == {
         "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",
         "engine", "engine_args", "attn_implementation", "trust_remote_code", "tokens_per_batch",
-        "head_weights",
+        "extrapolate", "head_weights",
     }  # fmt: skip
 
 

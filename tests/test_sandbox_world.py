@@ -25,6 +25,7 @@ TINY = Plan(
     num_prompts=2,
     max_rows=2,
     num_pool_prompts=2,
+    num_mistakes=3,
 )
 
 
@@ -65,6 +66,18 @@ def test_the_pool_shares_no_prompt_with_the_ppe_files(world: Path) -> None:
     assert {len(record["completions"]) for record in pool} == {16}
     judged = {row["prompt"] for path in (world / "ppe").iterdir() for row in records(path)}
     assert not judged & {record["prompt"] for record in pool}
+
+
+def test_mistakes_are_right_answers_against_wrong_ones(world: Path) -> None:
+    pairs = records(world / "mistakes.jsonl")
+    assert set(Counter(pair["domain"] for pair in pairs)) == set(FAMILIES)
+    assert 12 <= len(pairs) <= 15, (
+        "three of each family, less where the mistake happens to be right"
+    )
+    assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
+    assert not {pair["prompt"] for pair in pairs} & {
+        r["prompt"] for r in records(world / "pool.jsonl")
+    }
 
 
 def test_every_reward_model_has_an_outcome(world: Path) -> None:

@@ -23,7 +23,12 @@ from rm_cluster.config.generate import GenerateConfig
 from rm_cluster.config.judges import EndpointConfig, JudgeConfig
 from rm_cluster.config.listing import RewardModelConfig
 from rm_cluster.config.parity import DoctorConfig
-from rm_cluster.config.pretrained import EmbeddingConfig, GeneratorConfig, PretrainedConfig
+from rm_cluster.config.pretrained import (
+    EmbeddingConfig,
+    ExtrapolationConfig,
+    GeneratorConfig,
+    PretrainedConfig,
+)
 from rm_cluster.config.reward_models import (
     CausalConfig,
     ClassifierConfig,
@@ -67,6 +72,7 @@ __all__ = [
     "EnsembleRule",
     "EvaluateConfig",
     "ExemplarConfig",
+    "ExtrapolationConfig",
     "GenerateConfig",
     "GeneratorConfig",
     "ImportedConfig",

@@ -164,7 +164,7 @@ def _writes_itself(member: LogprobConfig, writer: RendererConfig) -> bool:
     return (own, member.revision) == (writer.tokenizer, writer.revision)
 
 
-_PATHS = ("model", "tokenizer", "template", "judge_prompt", "templates", "path", "gap")
+_PATHS = ("model", "base", "tokenizer", "template", "judge_prompt", "templates", "path", "gap")
 _MEMBERS = ("strong", "weak", "models")
 
 

@@ -9,6 +9,16 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 from rm_cluster.config.base import Config, with_default_name
 
 
+class ExtrapolationConfig(Config):
+    """Weights further along the way from one checkpoint to another (ExPO, arXiv 2404.16792)."""
+
+    base: str = Field(min_length=1)
+    """Local folder or hub id of the checkpoint that `model` was tuned from."""
+    revision: str = "main"
+    alpha: float = Field(ge=-1.0)
+    """Every weight becomes model + alpha * (model - base): -1 is the base, 0 the model itself."""
+
+
 class PretrainedConfig(Config):
     """What all pretrained models of Hugging Face have in common here."""
 
@@ -31,11 +41,19 @@ class PretrainedConfig(Config):
     tokens_per_batch: PositiveInt | None = None
     """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None, and
     vLLM's own choice with that engine."""
+    extrapolate: ExtrapolationConfig | None = None
+    """From another checkpoint through `model` and on; made where the model is loaded."""
 
     @model_validator(mode="before")
     @classmethod
     def _name_after_model(cls, data: Any) -> Any:
-        return with_default_name(data, "model")
+        named = with_default_name(data, "model")
+        if named is data:
+            return data
+        match data.get("extrapolate"):
+            case {"alpha": alpha} | ExtrapolationConfig(alpha=alpha):
+                return {**named, "name": f"{named['name']}-expo{alpha}"}
+        return named
 
     @model_validator(mode="after")
     def _options_of_the_engine(self) -> PretrainedConfig:
@@ -46,6 +64,8 @@ class PretrainedConfig(Config):
                 "attn_implementation goes with engine: torch; for vLLM there is "
                 "engine_args.attention_backend"
             )
+        if self.engine == "vllm" and self.extrapolate is not None:
+            raise ValueError("extrapolate goes with engine: torch; vLLM reads weights by itself")
         return self
 
 

@@ -18,7 +18,6 @@ import torch
 from rm_cluster.config import PretrainedConfig
 from rm_cluster.engines.packing import Positions, TokenIds, pack, tree_batches
 from rm_cluster.engines.tree_attention import NAME, Tree
-from rm_cluster.errors import ConfigError
 
 _ROW_BY_ROW = ("q_proj", "o_proj", "dense", "mlp")
 """Parts of a layer that give nothing to other tokens: all but keys, values and the attention."""
@@ -42,51 +41,6 @@ def device() -> torch.device:
 def token_budget(config: PretrainedConfig) -> int:
     """The token budget of a forward pass; a CPU is fastest while a layer's states are in cache."""
     return config.tokens_per_batch or (2048 if device().type == "cpu" else 8192)
-
-
-def load_pretrained(
-    loader: Any,
-    config: PretrainedConfig,
-    dtype: str,
-    what: str,
-    mend: Callable[[Any, PretrainedConfig, Sequence[str]], bool] | None = None,
-) -> Any:
-    """Load a model for inference.
-
-    Args:
-        loader: An Auto class of transformers.
-        config: Which, and how.
-        dtype: Of the weights.
-        what: The model is to be, for messages, such as "a sequence classifier".
-        mend: Given the model and the weights that it lacks, whether it found them elsewhere.
-
-    Raises:
-        ConfigError: It cannot be loaded, or weights are missing, such as those of a head.
-    """
-    # what does not fit is missing, and may be mended as what is not there
-    options: dict[str, Any] = {"ignore_mismatched_sizes": mend is not None}
-    if config.attn_implementation is not None:
-        options["attn_implementation"] = config.attn_implementation
-    try:
-        model, info = loader.from_pretrained(
-            config.model,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            use_safetensors=True,
-            dtype=getattr(torch, dtype),
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:  # safetensors, transformers and the hub each raise their own
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"Cannot load {config.name!r} as {what}: {reason}") from None
-    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if missing and not (mend and mend(model, config, missing)):
-        raise ConfigError(
-            f"{config.name} lacks {len(missing)} weights, such as {missing[0]!r}; they would be "
-            f"random. Is it {what} with a trained head?"
-        )
-    return model.to(device()).eval()
 
 
 def padded_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

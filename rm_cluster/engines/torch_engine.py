@@ -20,12 +20,12 @@ from rm_cluster.engines.decoder import (
     Decoder,
     device,
     distinct,
-    load_pretrained,
     padded_batches,
     right_padded,
     token_budget,
 )
 from rm_cluster.engines.heads import attach_head
+from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.packing import Positions, TokenIds, is_packed
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.errors import ConfigError

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rm_cluster.config import ClassifierConfig, LogprobConfig
-from rm_cluster.engines.decoder import device, load_pretrained, right_padded
+from rm_cluster.engines.decoder import device, right_padded
+from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.scorers.continuation import unmark
 from rm_cluster.scorers.scorer import TokenIds
 

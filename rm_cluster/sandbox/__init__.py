@@ -2,8 +2,8 @@
 
 Tasks with exact verifiers (`tasks`), tiny language models trained on them (`base_models`) and
 sampled as policies (`policies`), simulated voters (`voters`), reward models trained on their votes
-(`reward_models`), and the files that come of it (`ppe`, `outcomes`, `world`). It is built once, in
-the user's cache folder, under a key that changes with this package's code.
+(`reward_models`), and the files that come of it (`ppe`, `mistakes`, `outcomes`, `world`). It is
+built once, in the user's cache folder, under a key that changes with this package's code.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ SEARCHED = (
     "base-m-30000-votes-noise30",
 )
 """Reward models of the search: on each base model one, and two poor ones."""
+ENSEMBLE = ("base-l-30000-votes", "base-m-30000-votes", "base-forum-30000-votes")
+"""Reward models on different language models, made one."""
 
 
 def evaluate_config() -> dict[str, Any]:
@@ -40,8 +42,19 @@ def evaluate_config() -> dict[str, Any]:
             {"type": "classifier", "name": name, "model": str(world / "reward_models" / name)}
             for name in models
         ]
-        + [{"type": "length"}],
-        "benchmarks": [{"name": "ppe", "path": str(world / "ppe")}],
+        + [
+            {"type": "length"},
+            {"type": "ensemble", "name": "three bases", "members": list(ENSEMBLE)},
+            {
+                "type": "pair_sweep",
+                "models": sorted(map(str, (world / "base_models").iterdir())),
+                "benchmarks": ["mistakes"],
+            },
+        ],
+        "benchmarks": [
+            {"name": "ppe", "path": str(world / "ppe")},
+            {"name": "mistakes", "path": str(world / "mistakes.jsonl")},
+        ],
         "downstream": str(world / "outcomes.csv"),
     }
 
@@ -96,8 +109,8 @@ def search_config(pool: str) -> dict[str, Any]:
 def build() -> Path:
     """Return the folder of the sandbox; it appears whole or not at all.
 
-    It holds `ppe/` (the benchmark's files), `outcomes.csv`, `pool.jsonl`, `prompts.jsonl`,
-    `base_models/` and `reward_models/`.
+    It holds `ppe/` and `mistakes.jsonl` (the benchmarks' files), `outcomes.csv`, `pool.jsonl`,
+    `prompts.jsonl`, `base_models/` and `reward_models/`.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rm-cluster"
     world = cache / f"sandbox-{_version()}"

@@ -26,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from rm_cluster.progress import progress_bar
 from rm_cluster.sandbox.base_models import BASE_RECIPES, BaseRecipe, train_base
+from rm_cluster.sandbox.mistakes import mistake_pairs
 from rm_cluster.sandbox.outcomes import as_row, outcomes, pool_record
 from rm_cluster.sandbox.policies import POLICIES, Ask, sample
 from rm_cluster.sandbox.ppe import K, battle_record, best_of_k_record, draw_battles
@@ -58,6 +59,7 @@ class Plan(NamedTuple):
         max_rows: Rows of a best-of-K file per generator, of those that pass the filter.
         num_pool_prompts: Prompts of the pool, per family.
         num_search_prompts: Prompts that policies are sampled on, per family.
+        num_mistakes: Pairs of a right answer and a mistake, per family.
     """
 
     bases: Sequence[BaseRecipe] = BASE_RECIPES
@@ -68,10 +70,12 @@ class Plan(NamedTuple):
     max_rows: int = 20
     num_pool_prompts: int = 24
     num_search_prompts: int = 48
+    num_mistakes: int = 80
 
 
 def build_world(folder: Path, plan: Plan, seed: int) -> None:
     """Train, sample and vote until every file of the world is in `folder`."""
+    _write_jsonl(folder / "mistakes.jsonl", mistake_pairs(plan.num_mistakes, seed))
     with _processes() as processes:
         _run(
             processes,

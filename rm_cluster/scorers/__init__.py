@@ -23,6 +23,7 @@ from rm_cluster.scorers.embedding import Embedding
 from rm_cluster.scorers.generator import Generator
 from rm_cluster.scorers.judge import Judge
 from rm_cluster.scorers.length import Length
+from rm_cluster.scorers.log_ratio import LogRatio
 from rm_cluster.scorers.logprob import Logprob
 from rm_cluster.scorers.router import Router
 from rm_cluster.scorers.scorer import Scorer
@@ -35,6 +36,7 @@ __all__ = [
     "Generator",
     "Judge",
     "Length",
+    "LogRatio",
     "Logprob",
     "Router",
     "Scorer",

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rm_cluster.config import PretrainedConfig
+from rm_cluster.config import ExtrapolationConfig, PretrainedConfig
 from rm_cluster.engines.packing import is_packed
 from rm_cluster.engines.vllm_arguments import check_config
 from rm_cluster.errors import ConfigError
@@ -34,8 +34,12 @@ class Pretrained(NamedTuple):
     def contract(self) -> dict[str, Any]:
         """What decides any measurement of the model; reads all the weights."""
         config = self.config
-        tokenizer = config.tokenizer
         vllm = {"engine_args": config.engine_args} if config.engine == "vllm" else {}
+        tokenizer, extrapolate = config.tokenizer, config.extrapolate
+        made = extrapolate and {
+            "base": fingerprint(extrapolate.base, extrapolate.revision),
+            "alpha": extrapolate.alpha,
+        }
         return {
             "fingerprint": fingerprint(config.model, config.revision),
             "tokenizer": tokenizer and fingerprint(tokenizer, config.revision, weights=False),
@@ -43,6 +47,7 @@ class Pretrained(NamedTuple):
             "engine": config.engine,
             "attn_implementation": config.attn_implementation,
             **vllm,
+            **({"extrapolation": made} if made else {}),
         }
 
     @property
@@ -74,6 +79,8 @@ def open_pretrained(config: PretrainedConfig) -> Pretrained:
         trust_remote_code=config.trust_remote_code,
     )
     require_safetensors(config.model)
+    if config.extrapolate is not None:
+        _check_base(config, config.extrapolate, tokenizer)
     dtype = hf.dtype if config.dtype == "auto" else config.dtype
     return Pretrained(
         config,
@@ -82,6 +89,20 @@ def open_pretrained(config: PretrainedConfig) -> Pretrained:
         config.max_length or length_limit(hf, tokenizer),
         str(dtype or "float32").removeprefix("torch."),
     )
+
+
+def _check_base(config: PretrainedConfig, extrapolate: ExtrapolationConfig, own: Any) -> None:
+    """Refuse to extrapolate from a base that is there in other words or not at all."""
+    require_safetensors(extrapolate.base)
+    base = load_tokenizer(
+        extrapolate.base, extrapolate.revision, trust_remote_code=config.trust_remote_code
+    )
+    if base.get_vocab() != own.get_vocab():
+        raise ConfigError(
+            f"{config.name}: the tokenizers of {config.model!r} ({len(own)} tokens) and of its "
+            f"base {extrapolate.base!r} ({len(base)} tokens) differ; extrapolation is between "
+            "checkpoints of one model."
+        )
 
 
 def load_tokenizer(name: str, revision: str, *, trust_remote_code: bool) -> Any:

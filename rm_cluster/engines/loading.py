@@ -1,0 +1,85 @@
+"""Weights into memory: those of a checkpoint, or extrapolated from two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from rm_cluster.config import ExtrapolationConfig, PretrainedConfig
+from rm_cluster.engines.decoder import device
+from rm_cluster.errors import ConfigError
+
+Mend = Callable[[Any, PretrainedConfig, Sequence[str]], bool]
+
+
+def load_pretrained(
+    loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Mend | None = None
+) -> Any:
+    """Load a model for inference.
+
+    Args:
+        loader: An Auto class of transformers.
+        config: Which, and how.
+        dtype: Of the weights.
+        what: The model is to be, for messages, such as "a sequence classifier".
+        mend: Given the model and the weights that it lacks, whether it found them elsewhere.
+
+    Raises:
+        ConfigError: It cannot be loaded, weights are missing, such as those of a head, or it cannot
+            be extrapolated.
+    """
+    model = _load(loader, config, dtype, what, mend)
+    if config.extrapolate is not None:
+        changed = {"model": config.extrapolate.base, "revision": config.extrapolate.revision}
+        base = _load(loader, config.model_copy(update=changed), dtype, what, mend)
+        _extrapolate(model, base, config.name, config.extrapolate)
+    return model.to(device()).eval()
+
+
+def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Mend | None) -> Any:
+    # what does not fit is missing, and may be mended as what is not there
+    options: dict[str, Any] = {"ignore_mismatched_sizes": mend is not None}
+    if config.attn_implementation is not None:
+        options["attn_implementation"] = config.attn_implementation
+    try:
+        model, info = loader.from_pretrained(
+            config.model,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # safetensors, transformers and the hub each raise their own
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"Cannot load {config.name!r} as {what}: {reason}") from None
+    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if missing and not (mend and mend(model, config, missing)):
+        raise ConfigError(
+            f"{config.name} lacks {len(missing)} weights, such as {missing[0]!r}; they would be "
+            f"random. Is it {what} with a trained head?"
+        )
+    return model
+
+
+@torch.no_grad()
+def _extrapolate(model: Any, base: Any, name: str, extrapolate: ExtrapolationConfig) -> None:
+    """Move every weight of `model` away from `base`, in float32; tied weights are one weight."""
+    weights, others = (dict(m.named_parameters()) for m in (model, base))
+    for key in sorted(weights.keys() ^ others.keys()):
+        where = "its base" if key in weights else "the model"
+        raise ConfigError(
+            f"{name}: {where} has no {key!r}; extrapolation is between checkpoints of one model."
+        )
+    for key, weight in weights.items():
+        if weight.shape != others[key].shape:
+            raise ConfigError(
+                f"{name}: {key!r} has the shape {tuple(weight.shape)} and "
+                f"{tuple(others[key].shape)} in its base; extrapolation is between checkpoints of "
+                "one model."
+            )
+        step = weight.float() - others[key].float()
+        weight.copy_(weight.float() + extrapolate.alpha * step)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rm_cluster as rmc
+from tests.families import CAUSAL, save_family
+from tests.models import tokenizer
+from tests.rows import random_rows
+
+ROWS = random_rows(6, seed=9)
+CHATTY = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("lm")
+    strong = save_family("Llama", folder / "strong", tokenizer(), CAUSAL)
+    return strong, save_family("Qwen2", folder / "weak", tokenizer(), CAUSAL)
+
+
+def test_in_process_it_is_the_difference_of_two_log_probs(models: tuple[Path, Path]) -> None:
+    strong, weak = map(str, models)
+    sums = [rmc.Logprob(model=model).score(ROWS) for model in (strong, weak)]
+    found = rmc.LogRatio(strong=strong, weak=weak, beta=0.5).score(ROWS)
+    for ratio, high, low in zip(found, *sums, strict=True):
+        np.testing.assert_allclose(ratio, 0.5 * (high - low))
+    for ratio in rmc.LogRatio(strong=strong, weak=strong).score(ROWS):
+        assert not ratio.any(), "a model over itself ties exactly"
+
+
+def test_simpo_rewards_of_one_model(models: tuple[Path, Path]) -> None:
+    strong = str(models[0])
+    means = rmc.Logprob(model=strong, normalize="mean", beta=2.5).score(ROWS)
+    sums = rmc.Logprob(model=strong).score(ROWS)
+    for row, mean, total in zip(ROWS, means, sums, strict=True):
+        tokens = [len(c.encode()) + 1 for c in row["completions"]]  # a byte each, and the end
+        np.testing.assert_allclose(mean, 2.5 * total / tokens)
+
+
+def test_what_is_too_long_for_one_model_is_nan(models: tuple[Path, Path]) -> None:
+    weak = {"model": str(models[1]), "max_length": 80}
+    found = rmc.LogRatio(strong=str(models[0]), weak=weak).score(
+        [{**ROWS[0], "completions": ["x" * 100]}, {**ROWS[0], "completions": ["x"]}]
+    )
+    assert np.isnan(found[0]).all()

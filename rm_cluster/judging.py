@@ -1,4 +1,4 @@
-"""From what is stored to rewards: each benchmark's rows beside those of every reward model."""
+"""From what was measured to rewards: each benchmark's rows beside those of every reward model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rm_cluster.config.listing import sweep_names
 from rm_cluster.metrics.table import BenchmarkRewards
 from rm_cluster.rewards import Scale
 from rm_cluster.snapshot import Snapshot
-from rm_cluster.store import StoredRewards
 
 REWARD_COLUMNS = (
     "reward_model", "benchmark", "id", "domain", "slices", "values", "num_tokens", "truncated",
@@ -37,15 +36,17 @@ class BenchmarkJudged(NamedTuple):
 
 
 def judge(
-    snapshot: Snapshot,
-    composition: Composition,
-    stored: Mapping[str, StoredRewards],
-    imported: Mapping[str, pa.Table],
+    snapshot: Snapshot, rows: pa.Table, composition: Composition, tables: Mapping[str, pa.Table]
 ) -> BenchmarkJudged:
-    """Bring what was measured or imported in line with a benchmark's rows; derive the rest."""
-    rows = snapshot.table()
-    measured = {name: scores.lookup(rows["content"]) for name, scores in stored.items()}
-    derived = composition.derive({**imported, **measured})
+    """Derive every reward from what was measured or imported.
+
+    Args:
+        snapshot: Of the benchmark.
+        rows: Its P rows, without their texts.
+        composition: What is derived from what.
+        tables: By name of what was measured or imported, in the order of the rows.
+    """
+    derived = composition.derive(tables)
     benchmark = BENCHMARKS[snapshot.benchmark.type]
     rewards = BenchmarkRewards(
         name=snapshot.benchmark.name,
@@ -60,7 +61,7 @@ def judge(
     swept = {
         sweep.name: rewards._replace(
             scores={
-                name: measured[part]
+                name: tables[part]
                 for name, part in zip(
                     sweep_names(sweep), composition.parts[sweep.name], strict=True
                 )

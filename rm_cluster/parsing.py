@@ -5,26 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rm_cluster.config import (
-    BenchmarkConfig,
-    ClassifierConfig,
-    CustomScorerConfig,
-    EnsembleConfig,
-    ExtrapolationConfig,
-    ImportedConfig,
-    LengthConfig,
-    LogprobConfig,
-    LogRatioConfig,
-    PairSweepConfig,
-    RendererConfig,
-    ScoringConfig,
-    ServingConfig,
-)
 from rm_cluster.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -105,14 +90,13 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     if len(path) >= 3 and path[0] == "reward_models":
         del path[2]  # the type, which is told by the value
     where = ".".join(map(str, path)) or "the configuration"
-    value = repr(first["input"])
-    shown = value if len(value) <= 80 else value[:77] + "..."
+    shown = _shown(first["input"], str(path[-1]) if path else "")
     if first["type"] == "extra_forbidden":
-        message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), _all_keys(kind))}"
+        message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), sorted(_all_keys(kind)))}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message = (
             f"{where} must have a type: classifier, logprob, log_ratio, ensemble, pair_sweep, "
-            f"length, imported or package.module:Class, got {shown}."
+            f"judge, length, imported or package.module:Class, got {shown}."
         )
     elif first["type"] == "missing":
         message = f"{where} is missing."
@@ -123,24 +107,24 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     return " ".join((message + more).split())
 
 
-def _all_keys(kind: type[BaseModel]) -> list[str]:
-    models = (
-        kind,
-        ServingConfig,
-        ScoringConfig,
-        BenchmarkConfig,
-        ClassifierConfig,
-        LogprobConfig,
-        LogRatioConfig,
-        EnsembleConfig,
-        PairSweepConfig,
-        ExtrapolationConfig,
-        RendererConfig,
-        LengthConfig,
-        ImportedConfig,
-        CustomScorerConfig,
-    )
-    return sorted({field for model in models for field in model.model_fields})
+def _shown(value: Any, where: str) -> str:
+    """A wrong value, but for what may be a secret; of a mapping the keys."""
+    if where in ("api_key_env", "base_url"):
+        return "what is not shown, because a key may be in it"
+    if isinstance(value, Mapping):
+        told = {key: value[key] if key in ("type", "name") else ... for key in value}
+        text = repr(told).replace("Ellipsis", "...")
+    else:
+        text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _all_keys(kind: Any) -> set[str]:
+    """The fields of a config and of all configs inside it."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        inner = (field.annotation for field in kind.model_fields.values())
+        return set(kind.model_fields).union(*map(_all_keys, inner))
+    return set().union(*map(_all_keys, get_args(kind)))
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

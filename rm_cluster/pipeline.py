@@ -1,7 +1,7 @@
-"""The two stages of the pipeline that scores prompts; each runs in actors of Ray Data.
+"""The two stages of the pipeline that scores or samples; each runs in actors of Ray Data.
 
-`Encode` renders and tokenizes windows of rows and cuts them into requests; `Score` sends requests
-to the replicas and stores the answers.
+`Encode` renders and tokenizes windows of rows and cuts them into requests; `Score` and `Sample`
+send requests to the replicas and store the answers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import pickle
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,10 +20,11 @@ from ray.serve.exceptions import RayServeException
 
 from rm_cluster.config import ScoringConfig
 from rm_cluster.errors import ConfigError, ScoringError
-from rm_cluster.scorers import AnyScorerConfig, build_scorer
+from rm_cluster.scorers import AnyModelConfig, Generator, build_model
+from rm_cluster.scorers.generator import GroupSamples
 from rm_cluster.scorers.scorer import EncodedGroup, GroupRewards, Scorer
 from rm_cluster.serving import DEPLOYMENT
-from rm_cluster.store import Folder, RewardStore
+from rm_cluster.store import Folder, Store
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class Window(NamedTuple):
     url: str
     file: str
     positions: list[int]
+    first: int = 0
+    """The number of the first sample to draw; how many of each prompt are stored."""
 
 
 class Prompt(NamedTuple):
@@ -46,25 +49,26 @@ class Prompt(NamedTuple):
     id: str
     benchmark: str
     group: EncodedGroup
+    first: int
 
 
 class Encode:
     """Turns a window of rows into requests: whole prompt groups, alike in length, in token ids."""
 
     def __init__(
-        self, config: AnyScorerConfig, scoring: ScoringConfig, built: Scorer | None
+        self, config: AnyModelConfig, scoring: ScoringConfig, built: Scorer | Generator | None
     ) -> None:
-        self._scorer = built or build_scorer(config, scoring)
+        self._model = built or build_model(config, scoring)
         self._tokens_per_request = scoring.tokens_per_request
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
-        for benchmark, url, file, positions in zip(
-            batch["benchmark"], batch["url"], batch["file"], batch["positions"], strict=True
+        for benchmark, url, file, positions, first in zip(
+            *(batch[field] for field in Window._fields), strict=True
         ):
             rows = Folder(url).read_table(file).take(positions).to_pylist()
             prompts = [
-                Prompt(row["content"], row["id"], benchmark, group)
-                for row, group in zip(rows, self._scorer.encode(rows), strict=True)
+                Prompt(row["content"], row["id"], benchmark, group, int(first))
+                for row, group in zip(rows, self._encode(rows), strict=True)
             ]
             yield {
                 "request": [
@@ -72,6 +76,11 @@ class Encode:
                     for request in requests(prompts, self._tokens_per_request)
                 ]
             }
+
+    def _encode(self, rows: list[Any]) -> list[EncodedGroup]:
+        if isinstance(self._model, Generator):
+            return self._model.encode([row["prompt"] for row in rows])
+        return self._model.encode(rows)
 
 
 def requests(prompts: Sequence[Prompt], tokens_per_request: int) -> list[list[Prompt]]:
@@ -107,7 +116,7 @@ class Score:
         self,
         app: str,
         model: str,
-        store: RewardStore,
+        store: Store,
         max_length: int | None,
         max_in_flight: int,
         max_tries: int,
@@ -138,24 +147,22 @@ class Score:
     async def _measure(self, request: list[Prompt]) -> int:
         async with self._slots:
             encoded = [prompt.group for prompt in request if prompt.group.error is None]
-            answers, num_retries = await self._send([group.token_ids for group in encoded])
-            scored = iter(answers)
-            rewards = [
-                next(scored)
-                if prompt.group.error is None
-                else GroupRewards(None, prompt.group.error)
+            groups = [group.token_ids for group in encoded]
+            answers, num_retries = await self._send(groups, request[0].first)
+            found = iter(answers)
+            rows = [
+                self._stored(prompt, next(found) if prompt.group.error is None else None)
                 for prompt in request
             ]
-            rows = [self._stored(*pair) for pair in zip(request, rewards, strict=True)]
             await asyncio.to_thread(self._store.append, rows)
         return num_retries
 
-    async def _send(self, groups: list[Any]) -> tuple[list[GroupRewards], int]:
+    async def _send(self, groups: list[Any], first: int) -> tuple[list[Any], int]:
         if not groups:
             return [], 0
         for attempt in range(self._max_tries):
             try:
-                return await self._handle.score.remote(groups), attempt
+                return await self._ask(groups, first), attempt
             except RayTaskError as error:
                 if isinstance(error.cause, ConfigError):  # of a replica that could not load
                     raise ScoringError(str(error.cause)) from None
@@ -169,16 +176,44 @@ class Score:
             f"{reason}"
         )
 
-    def _stored(self, prompt: Prompt, rewards: GroupRewards) -> dict[str, Any]:
+    def _ask(self, groups: list[Any], first: int) -> Awaitable[list[Any]]:
+        """Send a request; `first` is for those that sample."""
+        answer: Awaitable[list[GroupRewards]] = self._handle.score.remote(groups)
+        return answer
+
+    def _stored(self, prompt: Prompt, rewards: GroupRewards | None) -> dict[str, Any]:
+        """The row to store; what could not be encoded has no rewards."""
         return {
             "key": prompt.key,
             "id": prompt.id,
             "benchmark": prompt.benchmark,
             "model": self._model,
-            "kind": "reward",
-            "values": rewards.values,
+            "values": rewards.values if rewards else None,
             "num_tokens": prompt.group.num_tokens,
             "truncated": prompt.group.truncated,
             "max_length": self._max_length,
-            "error": rewards.error,
+            "error": rewards.error if rewards else prompt.group.error,
+        }
+
+
+class Sample(Score):
+    """Sends prompts to the replicas of a policy, and stores the completions."""
+
+    def _ask(self, groups: list[Any], first: int) -> Awaitable[list[Any]]:
+        answer: Awaitable[list[GroupSamples]] = self._handle.sample.remote(groups, first)
+        return answer
+
+    def _stored(self, prompt: Prompt, samples: Any) -> dict[str, Any]:
+        completions = (samples.completions if samples else None) or []
+        return {
+            "key": prompt.key,
+            "id": prompt.id,
+            "benchmark": prompt.benchmark,
+            "model": self._model,
+            "first": prompt.first,
+            "completions": [completion.text for completion in completions],
+            "num_tokens": [completion.num_tokens for completion in completions],
+            "logprobs": [completion.logprob for completion in completions],
+            "ended": [completion.ended for completion in completions],
+            "error": samples.error if samples else prompt.group.error,
         }

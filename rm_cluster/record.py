@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,54 +11,30 @@ import pyarrow as pa
 from rm_cluster.composition import Composition
 from rm_cluster.config import EnsembleConfig, EvaluateConfig, PairSweepConfig, RewardModelConfig
 from rm_cluster.imported import Scores
-from rm_cluster.judging import BenchmarkJudged
+from rm_cluster.measurement import Measurements
 from rm_cluster.metrics.table import BenchmarkRewards
 from rm_cluster.rewards import Scale
 from rm_cluster.scorers.scorer import Scorer, contract_id
 from rm_cluster.scoring import Measured
-from rm_cluster.snapshot import Snapshot
-
-_PACKAGES = (
-    "rm-cluster",
-    "ray",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "pyarrow",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "altair",
-)
+from rm_cluster.versions import versions
 
 
-def record(
-    run: EvaluateConfig,
-    snapshots: Sequence[Snapshot],
-    judged: Sequence[BenchmarkJudged],
-    composition: Composition,
-    scorers: Mapping[str, Scorer],
-    measured: Mapping[str, Measured],
-    imported: Mapping[str, Sequence[Scores]],
-    started: float,
-) -> dict[str, Any]:
+def record(run: EvaluateConfig, found: Measurements, started: float) -> dict[str, Any]:
     """Tell what ran, what was counted and how long it took.
 
     Args:
         run: The resolved configuration.
-        snapshots: The benchmarks' rows.
-        judged: Their rewards, in the same order.
-        composition: What was measured, and for which reward models.
-        scorers: By name of what was measured.
-        measured: What the measuring of each came to.
-        imported: By reward model that was not run, what was read for each benchmark.
+        found: What was measured for it.
         started: When the job began, by `time.monotonic`.
     """
+    (composition, scorers), snapshots = found.plan, found.snapshots
     names = [snapshot.benchmark.name for snapshot in snapshots]
-    benchmarks = [found.rewards for found in judged]
-    scales = {name: found.scales for name, found in zip(names, judged, strict=True)}
-    measurements = {name: _measurement(measured[name], scorers[name]) for name in scorers}
+    benchmarks = [judged.rewards for judged in found.judged]
+    scales = {name: judged.scales for name, judged in zip(names, found.judged, strict=True)}
+    measurements = {
+        name: _measurement(found.measured[name], scorer) | _answers(found.asked.get(name))
+        for name, scorer in scorers.items()
+    }
     counts = {
         name: _prompt_counts([benchmark.scores[name] for benchmark in benchmarks])
         for name in benchmarks[0].scores
@@ -69,10 +43,7 @@ def record(
         "partial": run.limit is not None,
         "seconds": round(time.monotonic() - started, 3),
         "seed": run.seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        },
+        "versions": versions(),
         "benchmarks": {
             name: {
                 "n": snapshot.num_rows,
@@ -82,18 +53,18 @@ def record(
             for name, snapshot, benchmark in zip(names, snapshots, benchmarks, strict=True)
         },
         # models whose contracts are equal share what is stored
-        "n_passes": len({found["contract_id"] for found in measurements.values()}),
+        "n_passes": len({one["contract_id"] for one in measurements.values()}),
         "reward_models": {
             model.name: counts.get(model.name, {})
             | measurements.get(model.name, {})
             | _members(model, composition, measurements)
-            | _imported(imported.get(model.name))
+            | _imported(found.imported.get(model.name))
             | _scales(model.name, scales)
             for model in run.reward_models
         },
         "members": {
-            name: found
-            for name, found in measurements.items()
+            name: one
+            for name, one in measurements.items()
             if name not in {model.name for model in run.reward_models}
         },
     }
@@ -133,6 +104,11 @@ def _imported(read: Sequence[Scores] | None) -> dict[str, Any]:
         "n_imported_records": sum(scores.num_records for scores in read),
         "n_unmatched_records": [scores.num_unmatched for scores in read],
     }
+
+
+def _answers(asked: Mapping[str, Mapping[str, int]] | None) -> dict[str, Any]:
+    """By benchmark, what a judge answered, or which domains prompts were customized for."""
+    return {"asked": asked} if asked else {}
 
 
 def _scales(name: str, scales: Mapping[str, Mapping[str, Mapping[str, Scale]]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Ray Data streams windows of rows through a Serve app into the score store.
+"""Ray Data streams windows of rows through a Serve app into the store of what is measured.
 
     windows -> Encode (render, tokenize, sort by length, cut into requests) -> Score (send, store)
+                                                                            or Sample (the same)
 
 A window is a file of rows, so that neither the driver nor a caller ever holds more than a few. What
 is stored is taken out by the driver before anything is sent.
@@ -22,17 +23,22 @@ from rm_cluster.config import (
     ClassifierConfig,
     CustomScorerConfig,
     EvaluateConfig,
+    GenerateConfig,
+    GeneratorConfig,
+    JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    RouterConfig,
+    ServingConfig,
 )
 from rm_cluster.errors import ScoringError
-from rm_cluster.pipeline import Encode, Score, Window
+from rm_cluster.pipeline import Encode, Sample, Score, Window
 from rm_cluster.progress import progress_bar
-from rm_cluster.scorers import AnyScorerConfig
+from rm_cluster.scorers import AnyModelConfig, AnyScorerConfig, Generator
 from rm_cluster.scorers.scorer import Scorer, contract_id
 from rm_cluster.serving import ENCODER_CPUS, SENDER_CPUS, Resources, deployed, resolve
 from rm_cluster.snapshot import Snapshot
-from rm_cluster.store import Folder, RewardStore, StoredRewards
+from rm_cluster.store import Folder, RewardStore, SampleStore, Store, StoredRewards
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +47,7 @@ _REQUESTS_PER_BLOCK = 4
 
 
 class Measured(NamedTuple):
-    """What the scoring of one reward model came to, in prompts and seconds."""
+    """What the scoring or sampling of one model came to, in prompts and seconds."""
 
     num_stored: int
     num_scored: int
@@ -60,24 +66,66 @@ def score(
         ConfigError: The model cannot be loaded.
         ScoringError: No replica came up, or a request failed on `MAX_TRIES` replicas.
     """
+    kind = "verdict" if isinstance(config, JudgeConfig | RouterConfig) else "reward"
+    store = RewardStore(run.output_dir, contract_id(scorer.contract), kind)
+    windows = _missing(snapshots, stored_rewards(run, scorer))
+    return _measure(config, scorer, Score, store, windows, snapshots, run)
+
+
+def sample(
+    policy: GeneratorConfig, generator: Generator, snapshot: Snapshot, run: GenerateConfig
+) -> Measured:
+    """Sample whatever the store lacks of a policy's completions.
+
+    Raises:
+        ConfigError: The policy cannot be loaded.
+        ScoringError: No replica came up, or a request failed on `MAX_TRIES` replicas.
+    """
+    store = SampleStore(run.output_dir, contract_id(generator.contract))
+    stored, folder = store.read(), Folder(snapshot.url)
+    windows = []
+    for file in snapshot.windows:
+        by_first: dict[int, list[int]] = {}
+        for position, key in enumerate(folder.read_table(file, ["content"])["content"].to_pylist()):
+            by_first.setdefault(stored.num_stored(key), []).append(position)
+        windows += [
+            Window(snapshot.benchmark.name, snapshot.url, file, positions, first)
+            for first, positions in sorted(by_first.items())
+            if first < policy.n
+        ]
+    return _measure(policy, generator, Sample, store, windows, [snapshot], run)
+
+
+def _measure(
+    config: AnyModelConfig,
+    model: Scorer | Generator,
+    stage: type[Score],
+    store: Store,
+    windows: Sequence[Window],
+    snapshots: Sequence[Snapshot],
+    run: EvaluateConfig | GenerateConfig,
+) -> Measured:
+    """Send windows through an app of the model, into the store."""
     started = time.monotonic()
-    store = RewardStore(run.output_dir, contract_id(scorer.contract))
-    windows, num_missing = _missing(snapshots, stored_rewards(run, scorer))
+    num_missing = sum(len(window.positions) for window in windows)
     num_stored = sum(snapshot.num_rows for snapshot in snapshots) - num_missing
-    logger.info("%s: %d prompts stored, %d to score", config.name, num_stored, num_missing)
+    logger.info("%s: %d prompts stored, %d to go", config.name, num_stored, num_missing)
     if not windows:
         return Measured(num_stored, 0, 0, 0, time.monotonic() - started, None)
-    resources = resolve(run.serving, uses_gpu=scorer.uses_gpu)
+    serving = _serving(config, run.serving)
+    resources = resolve(serving, uses_gpu=model.uses_gpu)
     num_requests = num_retries = 0
     with (
-        deployed(config, run.scoring, run.serving, resources) as app,
+        deployed(config, run.scoring, serving, resources) as app,
         progress_bar(num_missing, config.name, "prompt") as progress,
     ):
-        for batch in _stream(config, windows, app, store, scorer, resources, run):
+        for batch in _stream(config, windows, app, stage, store, model, resources, run):
             for failure in filter(None, batch["failure"]):
                 raise ScoringError(
-                    f"{failure}\nWhat was scored is stored in {run.output_dir}; run again to go on."
+                    f"{failure}\nWhat is done is stored in {run.output_dir}; run again to go on."
                 )
+            if not num_requests:
+                logger.info("%s: scoring after %.1f s", config.name, time.monotonic() - started)
             num_requests += len(batch["num_prompts"])
             num_retries += int(batch["num_retries"].sum())
             progress.set_postfix(requests=num_requests, retries=num_retries, refresh=False)
@@ -87,14 +135,22 @@ def score(
     )
 
 
+def _serving(config: AnyModelConfig, serving: ServingConfig) -> ServingConfig:
+    """How replicas run; what asks an endpoint is one, or its limits would hold for each of many."""
+    if isinstance(config, JudgeConfig) and config.endpoint is not None:
+        return serving.model_copy(update={"min_replicas": 0, "max_replicas": 1, "num_gpus": 0.0})
+    return serving
+
+
 def _stream(
-    config: AnyScorerConfig,
+    config: AnyModelConfig,
     windows: Sequence[Window],
     app: str,
-    store: RewardStore,
-    scorer: Scorer,
+    stage: type[Score],
+    store: Store,
+    model: Scorer | Generator,
     resources: Resources,
-    run: EvaluateConfig,
+    run: EvaluateConfig | GenerateConfig,
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """Run the pipeline, yielding counts of what has been stored."""
     max_in_flight = int(1.5 * resources.max_replicas * run.serving.max_ongoing_requests) + 1
@@ -106,7 +162,7 @@ def _stream(
             )
             .map_batches(
                 Encode,
-                fn_constructor_args=(config, run.scoring, scorer if _travels(config) else None),
+                fn_constructor_args=(config, run.scoring, model if _travels(config) else None),
                 batch_size=1,
                 num_cpus=ENCODER_CPUS,
                 compute=ray.data.ActorPoolStrategy(
@@ -114,12 +170,12 @@ def _stream(
                 ),
             )
             .map_batches(
-                Score,
+                stage,
                 fn_constructor_args=(
                     app,
                     config.name,
                     store,
-                    scorer.contract.get("max_length"),
+                    model.contract.get("max_length"),
                     max_in_flight,
                     MAX_TRIES,
                 ),
@@ -137,18 +193,20 @@ def _stream(
         yield from scored.iter_batches(batch_size=None, prefetch_batches=0)
 
 
-def _travels(config: AnyScorerConfig) -> bool:
-    """Whether the encoders may take the scorer as the driver built it.
+def _travels(config: AnyModelConfig) -> bool:
+    """Whether the encoders may take the model as the driver built it.
 
     It spares them the files and seconds of imports; but classes from the hub's code cannot be
     unpickled elsewhere, and of the user's own nobody knows.
     """
     match config:
-        case ClassifierConfig():
+        case ClassifierConfig() | GeneratorConfig():
             return not config.trust_remote_code
         case LogprobConfig():
             writer = config.renderer
             return not (config.trust_remote_code or (writer and writer.trust_remote_code))
+        case JudgeConfig():
+            return config.endpoint is not None or not config.trust_remote_code
         case LengthConfig():
             return True
         case CustomScorerConfig():
@@ -174,14 +232,13 @@ def stored_rewards(run: EvaluateConfig, scorer: Scorer) -> StoredRewards:
     return store.read(contract.get("max_length"), contract.get("truncation", "error"))
 
 
-def _missing(snapshots: Sequence[Snapshot], stored: StoredRewards) -> tuple[list[Window], int]:
+def _missing(snapshots: Sequence[Snapshot], stored: StoredRewards) -> list[Window]:
     """The anti-join: which rows of which windows the store cannot answer for."""
-    windows, total = [], 0
+    windows = []
     for snapshot in snapshots:
         folder = Folder(snapshot.url)
         for file in snapshot.windows:
             positions = stored.missing(folder.read_table(file, ["content"])["content"]).tolist()
-            total += len(positions)
             if positions:
                 windows.append(Window(snapshot.benchmark.name, snapshot.url, file, positions))
-    return windows, total
+    return windows

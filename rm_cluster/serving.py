@@ -1,4 +1,4 @@
-"""One Ray Serve app around one scorer: deployed for a run, gone after it."""
+"""One Ray Serve app around one model: deployed for a run, gone after it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 import transformers
 from ray import serve
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from rm_cluster.config import ScoringConfig, ServingConfig
 from rm_cluster.errors import ConfigError, ScoringError
-from rm_cluster.scorers import AnyScorerConfig, build_scorer
+from rm_cluster.scorers import AnyModelConfig, build_model
+from rm_cluster.scorers.generator import GroupSamples, sample_groups
 from rm_cluster.scorers.scorer import GroupRewards, TokenIds, score_groups
 
 logger = logging.getLogger(__name__)
@@ -30,7 +33,10 @@ ENCODER_CPUS, SENDER_CPUS = 0.25, 0.1
 DATA_CPUS = ENCODER_CPUS + SENDER_CPUS
 """What the least of Ray Data's actors need, or no prompt would ever reach a replica."""
 _APP_PREFIX = "rm-cluster"
+_CHECK_S = 10.0
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+
+T = TypeVar("T")
 
 
 class Resources(NamedTuple):
@@ -44,44 +50,67 @@ class Resources(NamedTuple):
 
 
 class Replica:
-    """A scorer with its weights in memory, scoring one request at a time."""
+    """A model with its weights in memory, answering one request at a time."""
 
     def __init__(
-        self, config: AnyScorerConfig, scoring: ScoringConfig, num_threads: int | None
+        self, config: AnyModelConfig, scoring: ScoringConfig, num_threads: int | None
     ) -> None:
         transformers.utils.logging.disable_progress_bar()
         self._lock = asyncio.Lock()
         self._problem: ConfigError | None = None
         try:
-            self._scorer = build_scorer(config, scoring)
-            self._scorer.load(num_threads)
+            self._model: Any = build_model(config, scoring)
+            self._model.load(num_threads)
         except ConfigError as error:
             # told by `check`; raised here, Serve would try again and again
             self._problem = error
 
     async def check(self) -> None:
-        """Raise what kept the scorer from loading."""
+        """Raise what kept the model from loading."""
         if self._problem is not None:
             raise self._problem
 
     async def score(self, groups: Sequence[Sequence[TokenIds]]) -> list[GroupRewards]:
         """Score whole prompt groups; a group that fails carries its error."""
+        return await self._run(score_groups, groups)
+
+    async def sample(self, groups: Sequence[Sequence[TokenIds]], first: int) -> list[GroupSamples]:
+        """Sample completions from number `first` on; a group that fails carries its error."""
+        return await self._run(sample_groups, groups, first)
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
         await self.check()
         async with self._lock:
             # in a thread, so that health checks are answered meanwhile
-            return await asyncio.to_thread(score_groups, self._scorer, groups)
+            return await asyncio.to_thread(function, self._model, *arguments)
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[None]:
+    """Use the Ray cluster at hand, or start a local one for as long as this lasts."""
+    _quiet()
+    started = not ray.is_initialized()
+    if started:
+        ray.init(configure_logging=False)
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
 
 
 @contextlib.contextmanager
 def connect() -> Iterator[None]:
-    """Use the Ray cluster at hand, or start a local one for as long as this lasts.
+    """`ray_cluster`, with Serve on it.
 
     Serve is left up where it was, and where this process owns the cluster.
     """
-    _quiet()
-    started_ray = not ray.is_initialized()
-    if started_ray:
-        ray.init(configure_logging=False)
+    with ray_cluster(), _serve():
+        yield
+
+
+@contextlib.contextmanager
+def _serve() -> Iterator[None]:
     started_serve = not _serve_is_up()
     # no HTTP port: requests come through handles only
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
@@ -93,8 +122,6 @@ def connect() -> Iterator[None]:
         # a local cluster takes Serve with it; on another one, apps of others keep it up
         if started_serve and not serve.status().applications and not _owns_cluster():
             serve.shutdown()
-        if started_ray:
-            ray.shutdown()
 
 
 def _quiet() -> None:
@@ -148,13 +175,13 @@ def _share(cpus: float, max_replicas: int) -> float:
 
 @contextlib.contextmanager
 def deployed(
-    config: AnyScorerConfig, scoring: ScoringConfig, serving: ServingConfig, resources: Resources
+    config: AnyModelConfig, scoring: ScoringConfig, serving: ServingConfig, resources: Resources
 ) -> Iterator[str]:
-    """Deploy a scorer, wait until a replica has its weights, and yield the app's name.
+    """Deploy a model and yield the app's name at once; requests wait until weights are loaded.
 
     Raises:
-        ConfigError: The scorer cannot be loaded, or Serve refuses the autoscaling options.
-        ScoringError: No replica came up.
+        ConfigError: The model cannot be loaded, or Serve refuses the autoscaling options.
+        ScoringError: As raised inside, where it was not that.
     """
     app = f"{_APP_PREFIX}-{ray.get_runtime_context().get_job_id()}-{config.name}-{time.time_ns():x}"
     deployment = serve.deployment(
@@ -163,28 +190,28 @@ def deployed(
         ray_actor_options={"num_gpus": resources.num_gpus, "num_cpus": resources.num_cpus},
         max_ongoing_requests=serving.max_ongoing_requests,
         autoscaling_config=autoscaling(serving, resources),
+        graceful_shutdown_wait_loop_s=0.1,  # when it is deleted, everything is answered
         logging_config=_QUIET,
     )
+    logger.info(
+        "%s: waiting for a replica (%d at most, each with %g GPUs and %g CPUs)",
+        config.name,
+        resources.max_replicas,
+        resources.num_gpus,
+        resources.num_cpus,
+    )
+    bound = deployment.bind(config, scoring, resources.num_threads)
     try:
-        started = time.monotonic()
-        logger.info(
-            "%s: waiting for a replica (%d at most, each with %g GPUs and %g CPUs)",
-            config.name,
-            resources.max_replicas,
-            resources.num_gpus,
-            resources.num_cpus,
+        # Ray Data starts meanwhile
+        (handle,) = serve.run_many(
+            [serve.RunTarget(bound, name=app, route_prefix=None)],
+            wait_for_applications_running=False,
         )
         try:
-            handle = serve.run(
-                deployment.bind(config, scoring, resources.num_threads),
-                name=app,
-                route_prefix=None,
-            )
-        except RuntimeError as error:
-            raise ScoringError(f"No replica of {config.name!r} came up: {error}") from None
-        _check(handle)
-        logger.info("%s: a replica is ready after %.1f s", config.name, time.monotonic() - started)
-        yield app
+            yield app
+        except ScoringError as error:
+            _check(handle)
+            raise error from None
     finally:
         serve.delete(app)
 
@@ -223,13 +250,15 @@ def autoscaling(serving: ServingConfig, resources: Resources) -> dict[str, Any]:
 
 
 def _check(handle: DeploymentHandle) -> None:
+    """Raise what kept the model from loading, if that is known."""
     check = handle.options(method_name="check")
     try:
-        check.remote().result()
-    except ray.exceptions.RayTaskError as error:
+        check.remote().result(timeout_s=_CHECK_S)
+    except RayTaskError as error:
         if isinstance(error.cause, ConfigError):
             raise error.cause from None
-        raise
+    except (RayError, RayServeException, TimeoutError):
+        pass  # there is no replica to tell
     finally:
         # its thread would outlive ray.shutdown, and start Ray again by asking it for something
         check.shutdown()

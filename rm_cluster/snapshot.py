@@ -1,4 +1,4 @@
-"""A benchmark's rows, read once and laid down in windows for every reward model to be scored on.
+"""A benchmark's rows, read once and laid down in windows for every model to be measured on.
 
 The snapshot is what was judged: metrics are computed from it, and the rows that did not fit stand
 beside it with their reasons.
@@ -7,16 +7,17 @@ beside it with their reasons.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from rm_cluster.benchmarks import RejectedRow, read_rows
+from rm_cluster.benchmarks.rows import without_replies
 from rm_cluster.config import BenchmarkConfig
 from rm_cluster.errors import DataFormatError
 from rm_cluster.store import WINDOW_SCHEMA, Folder, content_hash
-from rm_cluster.types import Row
+from rm_cluster.types import ROW_SCHEMA, Row
 
 WINDOW_ROWS = 1024
 WINDOW_CHARACTERS = 32_000_000
@@ -39,11 +40,22 @@ class Snapshot(NamedTuple):
     def table(self, columns: Sequence[str] = JUDGED_COLUMNS) -> pa.Table:
         """The rows without their texts, in the order of the source."""
         folder = Folder(self.url)
-        return pa.concat_tables(folder.read_table(name, columns) for name in self.windows)
+        nothing = WINDOW_SCHEMA.empty_table().select(columns)
+        return pa.concat_tables(
+            [nothing, *(folder.read_table(name, columns) for name in self.windows)]
+        )
 
 
-def take_snapshot(config: BenchmarkConfig, limit: int | None, output_dir: str) -> Snapshot:
+def take_snapshot(
+    config: BenchmarkConfig, limit: int | None, output_dir: str, *, only_prompts: bool = False
+) -> Snapshot:
     """Write windows of rows under `rows/`, and rejected rows as JSON lines under `rejected/`.
+
+    Args:
+        config: What to read.
+        limit: At most so many rows.
+        output_dir: Of the run.
+        only_prompts: Whether the rows are left without their completions.
 
     Raises:
         DataFormatError: A file is not what its name says, or holds no row that fits.
@@ -61,18 +73,53 @@ def take_snapshot(config: BenchmarkConfig, limit: int | None, output_dir: str) -
             rejected_folder.write_text(f"{number:06d}.jsonl", lines)
             reason = reason or f"{rejected[0].file}:{rejected[0].line}: {rejected[0].reason}"
             num_rejected += len(rejected)
+        if only_prompts:
+            rows = [without_replies(row) for row in rows]
         if rows:
-            columns = [
-                {**row, "content": content_hash(row), "num_completions": len(row["completions"])}
-                for row in rows
-            ]
             windows.append(f"{number:06d}.parquet")
-            folder.write_table(windows[-1], pa.Table.from_pylist(columns, schema=WINDOW_SCHEMA))
+            folder.write_table(windows[-1], _window_table(rows))
             num_rows += len(rows)
     if not windows:
         found = f"none of its {num_rejected} rows fits; {reason}" if num_rejected else "it is empty"
         raise DataFormatError(f"Benchmark {config.name!r} has nothing to judge: {found}")
     return Snapshot(config, folder.url, windows, num_rows, num_rejected)
+
+
+def rewrite_snapshot(
+    snapshot: Snapshot,
+    model: str,
+    rewrite: Callable[[Sequence[Row]], list[Row]],
+    output_dir: str,
+) -> Snapshot:
+    """Lay down what a model sees of a benchmark where that is not the rows as they stand.
+
+    Args:
+        snapshot: Of the rows.
+        model: For which it is.
+        rewrite: Rows of a window -> those that the model sees, which may be more or fewer.
+        output_dir: Of the run.
+    """
+    source = Folder(snapshot.url)
+    folder = Folder(output_dir).sub("seen").sub(model).sub(snapshot.benchmark.name)
+    folder.clear()
+    windows: list[str] = []
+    num_rows = 0
+    for file in snapshot.windows:
+        rows = rewrite(source.read_table(file, ROW_SCHEMA.names).to_pylist())
+        for start in range(0, len(rows), WINDOW_ROWS):
+            window = rows[start : start + WINDOW_ROWS]
+            windows.append(f"{len(windows):06d}.parquet")
+            folder.write_table(windows[-1], _window_table(window))
+            num_rows += len(window)
+    return Snapshot(snapshot.benchmark, folder.url, windows, num_rows, 0)
+
+
+def _window_table(rows: Sequence[Row]) -> pa.Table:
+    columns = [
+        {**row, "content": content_hash(row), "num_completions": len(row["completions"])}
+        for row in rows
+    ]
+    return pa.Table.from_pylist(columns, schema=WINDOW_SCHEMA)
 
 
 def _windows(

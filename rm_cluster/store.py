@@ -38,6 +38,20 @@ REWARD_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # contract id and content of the prompt
+        ("id", pa.string()),
+        ("benchmark", pa.string()),
+        ("model", pa.string()),
+        ("first", pa.int32()),  # number of the first of these samples
+        ("completions", pa.list_(pa.string())),
+        ("num_tokens", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float64())),
+        ("ended", pa.list_(pa.bool_())),
+        ("error", pa.string()),
+    ]
+)
 WINDOW_SCHEMA = pa.schema([*ROW_SCHEMA, ("content", pa.string()), ("num_completions", pa.int32())])
 
 Bools = npt.NDArray[np.bool_]
@@ -107,25 +121,101 @@ class Folder:
             self._filesystem.rm(self._root, recursive=True)
 
 
-class RewardStore:
-    """The rewards measured under one scoring contract, in as many files as there were requests."""
+class Store:
+    """What was measured under one contract, in as many files as there were requests.
 
-    def __init__(self, output_dir: str, contract_id: str) -> None:
-        self._folder = Folder(output_dir).sub("rewards").sub(contract_id)
+    Args:
+        output_dir: Of the run.
+        kind: The folder of what is measured.
+        contract_id: Of the model that it is measured with.
+        schema: Of the rows.
+    """
+
+    def __init__(self, output_dir: str, kind: str, contract_id: str, schema: pa.Schema) -> None:
+        self._folder = Folder(output_dir).sub(kind).sub(contract_id)
+        self._schema = schema
         self.contract_id = contract_id
 
     def append(self, measured: Iterable[dict[str, Any]]) -> None:
-        """Add rows of `REWARD_SCHEMA`, without `key`'s contract part."""
+        """Add rows of the schema, without `key`'s contract part."""
         rows = [{**row, "key": f"{self.contract_id}-{row['key']}"} for row in measured]
-        table = pa.Table.from_pylist(rows, schema=REWARD_SCHEMA)
+        table = pa.Table.from_pylist(rows, schema=self._schema)
         self._folder.write_table(f"{uuid.uuid4().hex}.parquet", table)
+
+    def table(self) -> pa.Table:
+        """Everything stored."""
+        tables = [self._folder.read_table(name) for name in self._folder.names()]
+        return pa.concat_tables(tables) if tables else self._schema.empty_table()
+
+
+class RewardStore(Store):
+    """The rewards measured under one scoring contract, or the verdicts of a judge."""
+
+    def __init__(self, output_dir: str, contract_id: str, kind: str = "reward") -> None:
+        super().__init__(output_dir, "rewards", contract_id, REWARD_SCHEMA)
+        self._kind = kind
+
+    def append(self, measured: Iterable[dict[str, Any]]) -> None:
+        super().append({**row, "kind": self._kind} for row in measured)
 
     def read(self, max_length: int | None, truncation: str) -> StoredRewards:
         """Everything stored, as far as it can be used under these limits."""
-        names = self._folder.names()
-        tables = [self._folder.read_table(name) for name in names]
-        table = pa.concat_tables(tables) if tables else REWARD_SCHEMA.empty_table()
-        return StoredRewards(table, self.contract_id, max_length, truncation)
+        return StoredRewards(self.table(), self.contract_id, max_length, truncation)
+
+
+class SampleStore(Store):
+    """The completions sampled under one contract of a policy."""
+
+    def __init__(self, output_dir: str, contract_id: str) -> None:
+        super().__init__(output_dir, "samples", contract_id, SAMPLE_SCHEMA)
+
+    def read(self) -> StoredSamples:
+        """Everything stored."""
+        return StoredSamples(self.table(), self.contract_id)
+
+
+class StoredSamples:
+    """Lookup of stored samples by prompt."""
+
+    def __init__(self, table: pa.Table, contract_id: str) -> None:
+        self._table = table
+        self._contract_id = contract_id
+        firsts, counts = table["first"].to_pylist(), pc.list_value_length(table["completions"])
+        self._rows: dict[str, list[tuple[int, int, int]]] = {}
+        for row, (key, first, count) in enumerate(
+            zip(table["key"].to_pylist(), firsts, counts.to_pylist(), strict=True)
+        ):
+            self._rows.setdefault(key, []).append((first, count, row))
+        for rows in self._rows.values():
+            rows.sort()
+
+    def num_stored(self, content: str) -> int:
+        """How many samples of a prompt there are, counted from the first without a gap."""
+        found = 0
+        for first, count, _ in self._rows.get(f"{self._contract_id}-{content}", ()):
+            found = max(found, first + count) if first <= found else found
+        return found
+
+    def lookup(self, content: str, n: int) -> dict[str, Any]:
+        """The first `n` samples of a prompt, or as many as there are, and its error if it failed.
+
+        Returns:
+            `completions, num_tokens, logprobs, ended` as lists, and `error`.
+        """
+        found: dict[str, Any] = {name: [] for name in SAMPLE_COLUMNS}
+        error = None
+        for first, count, row in self._rows.get(f"{self._contract_id}-{content}", ()):
+            known = len(found["completions"])
+            if not count:
+                error = self._table["error"][row].as_py()
+            elif first <= known < first + count:
+                for name, values in found.items():
+                    values += self._table[name][row].as_py()[known - first :]
+        cut = {name: values[:n] for name, values in found.items()}
+        return {**cut, "error": error if len(cut["completions"]) < n else None}
+
+
+SAMPLE_COLUMNS = ("completions", "num_tokens", "logprobs", "ended")
 
 
 class StoredRewards:

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.chat_server import KEY, KEY_VARIABLE
+
 # a hub is never asked in tests, and a local cluster needs no token
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# before Ray starts, so that its workers have it
+os.environ[KEY_VARIABLE] = KEY
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -31,6 +31,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "DebertaV2": DECODER,
     "ModernBert": {**DECODER, "local_attention": 16},
 }
+# heads of 32, the smallest that vLLM has kernels for on a CPU; Qwen 2 has no head_dim of its own
+FOR_VLLM: dict[str, dict[str, Any]] = {
+    "Llama": {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
+    "Qwen2": {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
+    "Qwen3": {"head_dim": 32},
+    "Gemma2": {"head_dim": 32},
+}
 CLASSIFIER = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 CAUSAL = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
 

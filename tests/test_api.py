@@ -9,13 +9,18 @@ from rm_cluster.config import ClassifierConfig, EvaluateConfig
 from rm_cluster.metrics.table import METRIC_COLUMNS
 
 SIGNATURES = {
+    "annotate": ["config"],
+    "doctor": ["config"],
     "correlate": ["metrics", "downstream", "seed"],
     "evaluate": ["config"],
+    "generate": ["config"],
     "load_benchmark": ["name", "path", "limit"],
     "load_result": ["dir"],
+    "search": ["config"],
     "Classifier": ["truncation", "options"],
     "Embedding": ["options"],
     "Generator": ["options"],
+    "Judge": ["truncation", "options"],
     "Length": ["options"],
     "LogRatio": ["truncation", "options"],
     "Logprob": ["truncation", "options"],
@@ -24,9 +29,11 @@ SIGNATURES = {
 
 def test_names() -> None:
     assert rmc.__all__ == [
-        "Classifier", "CorrelateConfig", "Embedding", "EvalResult", "EvaluateConfig", "Generator",
-        "Length", "LogRatio", "Logprob", "RMClusterError", "best_of_n", "correlate", "downstream",
-        "evaluate", "load_benchmark", "load_result", "metrics",
+        "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "EvalResult",
+        "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "LogRatio",
+        "Logprob", "RMClusterError", "SearchConfig", "SearchResult", "annotate", "best_of_n",
+        "correlate", "doctor", "downstream", "evaluate", "generate", "load_benchmark",
+        "load_result", "metrics", "search",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None
@@ -72,7 +79,8 @@ def test_config_keys() -> None:
     }  # fmt: skip
     assert set(ClassifierConfig.model_fields) == {
         "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",
-        "engine", "attn_implementation", "trust_remote_code", "tokens_per_batch", "extrapolate",
+        "engine", "engine_args", "attn_implementation", "trust_remote_code", "tokens_per_batch",
+        "extrapolate",
         "head_weights",
     }  # fmt: skip
 

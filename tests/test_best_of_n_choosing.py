@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rm_cluster.best_of_n import (
+    best_beta,
     choose_and_judge,
     choose_beta,
     combine_members,
@@ -160,3 +161,19 @@ def test_malformed_splits_are_told() -> None:
         choose_beta(np.empty((0, 3)), np.empty((0, 3)), np.empty((0, 3)))
     with pytest.raises(DataFormatError, match="criterion_PN"):
         choose_beta(rewards, bonus, gold[:4])
+
+
+def test_where_beta_only_breaks_ties_any_will_do() -> None:
+    rewards, bonus, gold = np.ones((3, 2)), np.tile([0.0, 1.0], (3, 1)), np.tile([0.0, 1.0], (3, 1))
+    choice = choose_beta(rewards, bonus, gold)
+    assert (choice.beta, choice.low, choice.high) == (1.0, 0.0, np.inf)
+    assert (choice.criterion, choice.criterion_of_bon) == (1.0, 0.0)
+    assert best_beta(rewards, bonus, gold) == (1.0, 1.0)
+
+
+def test_the_best_beta_is_the_chosen_one() -> None:
+    rewards, bonus, gold = world(20)
+    choice = choose_beta(rewards, bonus, gold)
+    beta, value = best_beta(rewards, bonus, gold)
+    assert beta == choice.beta
+    assert value == pytest.approx(choice.criterion)

@@ -10,7 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rm_cluster as rmc
 from rm_cluster.config import BenchmarkConfig, EvaluateConfig
+from rm_cluster.engines import vllm_arguments
 from rm_cluster.errors import ConfigError
 from rm_cluster.parsing import parse_config
 
@@ -159,3 +161,23 @@ def test_anything_is_a_config_or_a_config_error(key: str, value: Any) -> None:
 def test_path_of_a_benchmark_names_it() -> None:
     config = BenchmarkConfig.model_validate("s3://bucket/folder/pairs.jsonl.gz")
     assert (config.name, config.type) == ("pairs", "preferences")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"engine_args": {"seed": 1}}, "engine_args are vLLM's"),
+        ({"engine": "vllm", "attn_implementation": "sdpa"}, "goes with engine: torch"),
+        ({"engine": "vlm"}, "'torch' or 'vllm'"),
+    ],
+)
+def test_options_of_another_engine(model: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parsed(reward_models=[{"type": "classifier", "model": "x", **model}])
+
+
+@pytest.mark.skipif(vllm_arguments.version() is not None, reason="vLLM is installed")
+def test_a_vllm_that_is_not_installed(tiny_llama: Path) -> None:
+    with pytest.raises(ConfigError, match="not installed") as caught:
+        rmc.Classifier(model=str(tiny_llama), engine="vllm")
+    assert len(str(caught.value).splitlines()) == 2

@@ -110,5 +110,5 @@ def test_texts_and_counts(tiny_lm: Path) -> None:
 
 def test_a_prompt_that_leaves_no_room(tiny_lm: Path) -> None:
     generator = rmc.Generator(model=str(tiny_lm), max_length=20, max_new_tokens=15)
-    with pytest.raises(DataFormatError, match="Prompt 0 makes 13 tokens"):
+    with pytest.raises(DataFormatError, match="Prompt 0: it makes 13 tokens"):
         generator.sample([[{"role": "user", "content": "ten chars!"}]])

@@ -26,13 +26,20 @@ LAYERS = [
         "sandbox",
     },
     {"best_of_n"},
-    {"derived", "store", "snapshot", "imported"},
+    {"pairing", "labeling"},
+    {"derived", "store", "snapshot", "imported", "versions"},
     {"composition", "judging", "sweeps"},
-    {"serving", "pipeline", "scoring", "record"},
-    {"result", "correlation", "report"},
-    {"evaluation"},
+    {"serving", "pipeline", "scoring", "preparing"},
+    {"measurement"},
+    {"record"},
+    {"result", "correlation", "candidates", "annotated", "report", "parity", "search_result"},
+    {"evaluation", "generation", "annotation"},
+    {"searching"},
 ]
-MAY_IMPORT_RAY = {"serving.py", "pipeline.py", "scoring.py", "evaluation.py"}
+MAY_IMPORT_RAY = {
+    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "evaluation.py",
+    "generation.py", "tuning.py", "trial.py",
+}  # fmt: skip
 
 
 def imports(file: Path) -> set[str]:
@@ -78,6 +85,7 @@ def test_ray_stays_out_of_pure_modules(file: Path) -> None:
         ("import rm_cluster; rm_cluster.correlate", ("torch", "ray", "transformers", "sklearn")),
         ("import rm_cluster.best_of_n", ("torch", "ray", "transformers", "scipy.stats", "sklearn")),
         ("import rm_cluster; rm_cluster.Classifier", ("torch", "ray", "transformers")),
+        ("import rm_cluster; rm_cluster.doctor", ("torch", "ray", "transformers")),
         ("import rm_cluster; rm_cluster.load_result", ("torch", "ray", "transformers")),
     ],
 )

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from rm_cluster.sandbox.base_models import BASE_RECIPES
 from rm_cluster.sandbox.policies import POLICIES
 from rm_cluster.sandbox.reward_models import Recipe
-from rm_cluster.sandbox.tasks import FAMILIES
+from rm_cluster.sandbox.tasks import FAMILIES, verify_row
 from rm_cluster.sandbox.tokenizer import byte_tokenizer, tokenize_prompts, tokenize_replies
 from rm_cluster.sandbox.world import Plan, _capped, build_world
 from rm_cluster.scorers import Classifier
@@ -122,3 +122,12 @@ def test_prompts_are_padded_on_the_left_and_replies_on_the_right() -> None:
 def test_each_generator_keeps_its_first_rows() -> None:
     rows = [{"model_name": name, "i": i} for i, name in enumerate("aabab")]
     assert [row["i"] for row in _capped([*rows, None], 2)] == [0, 1, 2, 4]
+
+
+def test_prompts_to_sample_on_come_with_answers(world: Path) -> None:
+    prompts = records(world / "prompts.jsonl")
+    assert Counter(record["domain"] for record in prompts) == dict.fromkeys(FAMILIES, 48)
+    assert len({record["prompt"] for record in prompts}) == 240
+    row: Any = {"metadata": json.dumps({"answer": prompts[0]["answer"]})}
+    assert verify_row(row, f"It is {prompts[0]['answer']}.")
+    assert not verify_row(row, "It is nothing.")

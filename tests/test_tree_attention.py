@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from rm_cluster.config import ClassifierConfig
 from rm_cluster.engines.packing import pack, tree_batches
+from rm_cluster.engines.torch_engine import ClassifierEngine
 from rm_cluster.engines.tree_attention import Tree, _along_paths, tree_attention
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
@@ -66,3 +69,13 @@ def test_both_ways_agree() -> None:
     # what devices other than CPUs take
     along = _along_paths(*states, tree, SCALING, None, None).transpose(1, 2)
     torch.testing.assert_close(merged, along, rtol=0, atol=2e-6)
+
+
+def test_the_last_layer_computes_only_what_is_asked_for(tiny_llama: Path) -> None:
+    engine = ClassifierEngine(ClassifierConfig(model=str(tiny_llama)), "float32")
+    rows: list[int] = []
+    for layer in engine._model.model.layers:
+        layer.mlp.gate_proj.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    engine.rewards([np.arange(5, 45, dtype=np.int32), np.arange(6, 36, dtype=np.int32)])
+    # 40 and 30 tokens that begin differently; of the last of two layers, one state of each text
+    assert rows == [70, 2]

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from rm_cluster.benchmarks import ppe, preferences, rewardbench, rewardbench2, rm_bench
+from rm_cluster.benchmarks import ppe, preferences, prompts, rewardbench, rewardbench2, rm_bench
 from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
 from rm_cluster.benchmarks.source import Place, Unreadable, find_files, read_hub, read_records
 from rm_cluster.config import BenchmarkConfig
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (ppe, preferences, rewardbench, rewardbench2, rm_bench)
+    for module in (ppe, preferences, prompts, rewardbench, rewardbench2, rm_bench)
 }
 
 

@@ -13,7 +13,7 @@ The first shape whose columns are all there decides:
 | two responses, `preference_strength` (positive: the second is better; 0: a tie) | HelpSteer2 |
 | `prompt`, `response`, `helpfulness`, in consecutive rows of one prompt | HelpSteer2's ratings |
 | two responses, `winner` or `winner_model_a`, `winner_model_b`, `winner_tie` | arena battles |
-| `prompt`, `completions`, `labels` | a pool with a gold value each; all unequal pairs |
+| `prompt`, `completions` | a pool; with `labels`, a gold value each, all unequal pairs |
 | `prompt`, `completion`, `label` | TRL's unpaired preference; scored, never compared |
 | `messages` | scored, never compared |
 
@@ -58,40 +58,51 @@ Comparison = tuple[list[Message], list[str], list[Pair]]
 
 def parse(record: Record, place: Place) -> Row:
     """Read a row of any of the shapes above."""
-    prompt, completions, pairs = _compare(record)
-    labels, policies = _labels(record), _policies(record)
-    tags = record.get("slices") or record.get("tags") or []
-    languages = [record["language"]] if isinstance(record.get("language"), str) else []
+    prompt, completions, pairs = compare(record)
     return make_row(
-        id=_first(record, _IDS, default=f"{place.stem}:{place.line}"),
-        domain=str(_first(record, _DOMAINS, default=place.stem)),
-        slices=texts(tags if isinstance(tags, list) else [tags], "slices") + languages,
         prompt=prompt,
         completions=completions,
         pairs=pairs,
-        labels=labels,
-        policies=policies,
-        metadata={key: value for key, value in record.items() if key not in _TEXT_COLUMNS},
+        labels=_labels(record),
+        policies=_policies(record),
+        **description(record, place),
     )
 
 
-def _compare(record: Record) -> Comparison:
+def description(record: Record, place: Place) -> dict[str, Any]:
+    """What a record says beside prompt and completions, as arguments of `make_row`."""
+    tags = record.get("slices") or record.get("tags") or []
+    languages = [record["language"]] if isinstance(record.get("language"), str) else []
+    return {
+        "id": _first(record, _IDS, default=f"{place.stem}:{place.line}"),
+        "domain": str(_first(record, _DOMAINS, default=place.stem)),
+        "slices": texts(tags if isinstance(tags, list) else [tags], "slices") + languages,
+        "metadata": {key: value for key, value in record.items() if key not in _TEXT_COLUMNS},
+    }
+
+
+def compare(record: Record) -> Comparison:
+    """The prompt, the completions and the pairs of a record, by the first shape that it has.
+
+    Raises:
+        DataFormatError: It has none of them.
+    """
     chosen, rejected = record.get("chosen"), record.get("rejected")
     if chosen is not None and rejected is not None:
         return _chosen_rejected(record, chosen, rejected)
     first, second = (_first(record, names, None) for names in (_FIRST, _SECOND))
     if first is not None and second is not None:
         return _two_responses(record, first, second)
-    if "completions" in record and "labels" in record:
+    if "completions" in record:
         return _pool(record)
     if "completion" in record:
-        return _prompt(record), _replies(record["completion"], "completion"), []
+        return prompt_of(record), _replies(record["completion"], "completion"), []
     if "messages" in record:
         prompt, (last,) = split_conversations(messages(record["messages"], "messages"), [])
         return prompt, [last], []
     raise DataFormatError(
-        "no known shape: wanted chosen and rejected, two responses with a preference, completions "
-        f"with labels, completion or messages; got {', '.join(sorted(map(str, record)))[:200]}"
+        "no known shape: wanted chosen and rejected, two responses with a preference, completions, "
+        f"completion or messages; got {', '.join(sorted(map(str, record)))[:200]}"
     )
 
 
@@ -110,7 +121,7 @@ def _chosen_rejected(record: Record, chosen: Any, rejected: Any) -> Comparison:
         shared, replies = split_texts(text(chosen, "chosen"), text(rejected, "rejected"))
         return shared, replies, all_pairs(1, 1)
     good, bad = _replies(chosen, "chosen"), _replies(rejected, "rejected")
-    return _prompt(record), good + bad, all_pairs(len(good), len(bad))
+    return prompt_of(record), good + bad, all_pairs(len(good), len(bad))
 
 
 def _two_responses(record: Record, first: Any, second: Any) -> Comparison:
@@ -127,7 +138,7 @@ def _two_responses(record: Record, first: Any, second: Any) -> Comparison:
             messages(first, "response 1"), messages(second, "response 2")
         )
     else:
-        prompt = _prompt(record)
+        prompt = prompt_of(record)
         replies = [_reply(first, "response 1"), _reply(second, "response 2")]
     return prompt, replies, [pair(1, 0) if sign > 0 else pair(0, 1, tie=sign == 0)]
 
@@ -164,17 +175,23 @@ def _arena_55k(record: Record, first: Any, second: Any) -> tuple[list[Message], 
 def _pool(record: Record) -> Comparison:
     """Every pair of completions whose gold values differ, the better one chosen."""
     completions = texts(record["completions"], "completions")
-    labels = _labels(record) or []
+    labels = _labels(record)
+    if labels is None:
+        return prompt_of(record), completions, []
     if len(labels) != len(completions):
         raise DataFormatError(f"{len(labels)} labels for {len(completions)} completions")
     pairs = [
         pair(i, j) for i in range(len(labels)) for j in range(len(labels)) if labels[i] > labels[j]
     ]
-    return _prompt(record), completions, pairs
+    return prompt_of(record), completions, pairs
 
 
-def _prompt(record: Record) -> list[Message]:
-    """The prompt under any of its names."""
+def prompt_of(record: Record) -> list[Message]:
+    """The prompt under any of its names.
+
+    Raises:
+        DataFormatError: There is none.
+    """
     prompt = _first(record, _PROMPTS, None)
     if prompt is None:
         raise DataFormatError(f"there is no prompt; it may be called {', '.join(_PROMPTS)}")
@@ -214,6 +231,8 @@ def _labels(record: Record) -> list[float] | None:
 
 
 def _policies(record: Record) -> list[str] | None:
+    if isinstance(record.get("policies"), list) and "completions" in record:
+        return texts(record["policies"], "policies")
     for names in (("chosen_model", "rejected_model"), ("model_a", "model_b")):
         found = [record.get(name) for name in names]
         if all(isinstance(name, str) for name in found) and not isinstance(
@@ -240,11 +259,11 @@ def join_ratings(
 ) -> Iterator[tuple[Place, Record | Unreadable]]:
     """Join consecutive rated responses to one prompt into one pool; hand on all the rest."""
 
-    def prompt_of(item: tuple[Place, Record | Unreadable]) -> Any:
+    def rated_prompt(item: tuple[Place, Record | Unreadable]) -> Any:
         place, record = item
         return json.dumps(record["prompt"], default=str) if _is_rated(record) else place
 
-    for _, together in itertools.groupby(records, key=prompt_of):
+    for _, together in itertools.groupby(records, key=rated_prompt):
         rows = list(together)
         place, first = rows[0]
         if _is_rated(first):

@@ -53,6 +53,11 @@ def make_row(
     return row
 
 
+def without_replies(row: Row) -> Row:
+    """The row with its prompt alone."""
+    return Row(**{**row, "completions": [], "labels": None, "policies": None, "pairs": []})
+
+
 def pair(chosen: int, rejected: int, tie: bool = False) -> Pair:
     return Pair(chosen=chosen, rejected=rejected, tie=tie)
 

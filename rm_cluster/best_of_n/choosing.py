@@ -41,8 +41,8 @@ class BetaChoice(NamedTuple):
 
     Attributes:
         beta: The middle of the interval of betas whose picks are those; of several intervals the
-            first. 0 where plain Best-of-N is as good as any, and twice the last breakpoint where
-            the interval has no end.
+            first. 0 where plain Best-of-N is as good as any; where the interval has no end twice
+            the last breakpoint, and 1 if that is 0, when beta only breaks ties.
         low, high: That interval: low < beta <= high, or 0 <= beta <= high where it begins with 0.
         interval: Of the chosen beta, by percentiles of a bootstrap over prompts which chooses anew;
             nan for a single prompt.
@@ -96,6 +96,20 @@ def development_prompts(num_prompts: int, num_dev: int, seed: int = 0) -> Bools:
     dev = np.zeros(num_prompts, dtype=bool)
     dev[np.random.default_rng(seed).permutation(num_prompts)[:num_dev]] = True
     return dev
+
+
+def best_beta(
+    rewards_PN: npt.ArrayLike, bonus_PN: npt.ArrayLike, criterion_PN: npt.ArrayLike
+) -> tuple[float, float]:
+    """The beta of `choose_beta` and its mean criterion, without what a bootstrap says of them.
+
+    Raises:
+        DataFormatError: An array is not what it should be.
+    """
+    criterion = Pools.of(rewards_PN).aligned("criterion_PN", criterion_PN)
+    breakpoints, means = beta_paths(rewards_PN, bonus_PN).mean_of(criterion)
+    best = int(first_peak(means[None])[0])
+    return _middle(np.concatenate([[0.0], breakpoints, [np.inf]]), best), float(means[best])
 
 
 def choose_beta(
@@ -220,7 +234,9 @@ def _middle(edges: Floats, interval: int) -> float:
     low, high = edges[interval], edges[interval + 1]
     if interval == 0:
         return 0.0
-    middle = 2 * low if np.isinf(high) else (low + high) / 2
+    if np.isinf(high):
+        return float(2 * low) if low > 0 else 1.0
+    middle = (low + high) / 2
     # between two neighbors among floats there is no middle, and the upper one belongs here
     return float(middle if middle > low else high)
 

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from rm_cluster.config.base import Config, with_default_name
+from rm_cluster.config.customize import CustomizeConfig
 from rm_cluster.config.reward_models import CausalConfig, Normalize
 
 EnsembleRule = Literal["mean", "worst_case", "uncertainty_weighted", "lower_confidence_bound"]
@@ -41,6 +42,8 @@ class RatioConfig(Config):
     """One template for all models, in one model's writing, or each model its own."""
     template: str | None = None
     """The shared one, as for a classifier; that of the first model named where None."""
+    customize: CustomizeConfig | None = None
+    """What all models are told of each prompt's domain before it; nothing where None."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> RatioConfig:

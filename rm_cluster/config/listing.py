@@ -16,6 +16,7 @@ from rm_cluster.config.derived import (
     RatioConfig,
     member_name,
 )
+from rm_cluster.config.judges import JudgeConfig
 from rm_cluster.config.reward_models import (
     CausalConfig,
     ClassifierConfig,
@@ -38,6 +39,7 @@ RewardModelConfig = Annotated[
     | Annotated[LogRatioConfig, Tag("log_ratio")]
     | Annotated[EnsembleConfig, Tag("ensemble")]
     | Annotated[PairSweepConfig, Tag("pair_sweep")]
+    | Annotated[JudgeConfig, Tag("judge")]
     | Annotated[LengthConfig, Tag("length")]
     | Annotated[ImportedConfig, Tag("imported")]
     | Annotated[CustomScorerConfig, Tag("custom")],
@@ -98,7 +100,13 @@ def _check_ratio(
     if len({member.include_eos for member in found}) > 1:
         raise ValueError(f"{name} needs the same include_eos for all its models")
     shared = ratio.template or found[0].template
+    told = ratio.customize or found[0].customize
     for member in found:
+        if (ratio.customize or member.customize) != told or member.customize not in (None, told):
+            raise ValueError(
+                f"{name} customizes prompts alike for all its models, but {member.name} has a "
+                f"customize of its own; write it at {name}"
+            )
         own = member.renderer is not None or member.template not in (None, shared)
         if own and ratio.rendering == "shared":
             raise ValueError(
@@ -127,7 +135,7 @@ def measured_members(
 ) -> list[LogprobConfig]:
     """The measurements of a ratio's models, with the template that they share written in."""
     members = [ratio.strong, ratio.weak] if isinstance(ratio, LogRatioConfig) else ratio.models
-    found = [resolve_member(member, named) for member in members]
+    found = [_told_the_same(resolve_member(member, named), ratio) for member in members]
     if ratio.rendering == "own":
         return found
     first = found[0]
@@ -147,12 +155,16 @@ def measured_members(
     ]
 
 
+def _told_the_same(member: LogprobConfig, ratio: RatioConfig) -> LogprobConfig:
+    return member.model_copy(update={"customize": ratio.customize or member.customize})
+
+
 def _writes_itself(member: LogprobConfig, writer: RendererConfig) -> bool:
     own = member.tokenizer or member.model
     return (own, member.revision) == (writer.tokenizer, writer.revision)
 
 
-_PATHS = ("model", "base", "tokenizer", "template", "path", "gap")
+_PATHS = ("model", "base", "tokenizer", "template", "judge_prompt", "templates", "path", "gap")
 _MEMBERS = ("strong", "weak", "models")
 
 

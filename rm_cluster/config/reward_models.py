@@ -6,58 +6,13 @@ from typing import Any, Literal
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     model_validator,
 )
 
 from rm_cluster.config.base import Config, with_default_name
-
-
-class ExtrapolationConfig(Config):
-    """Weights further along the way from one checkpoint to another (ExPO, arXiv 2404.16792)."""
-
-    base: str = Field(min_length=1)
-    """Local folder or hub id of the checkpoint that `model` was tuned from."""
-    revision: str = "main"
-    alpha: float = Field(ge=-1.0)
-    """Every weight becomes model + alpha * (model - base): -1 is the base, 0 the model itself."""
-
-
-class PretrainedConfig(Config):
-    """What all pretrained models of Hugging Face have in common here."""
-
-    model: str = Field(min_length=1)
-    """Local folder or hub id; weights in safetensors."""
-    name: str = ""
-    """How reports call it; the last part of `model` where not given."""
-    revision: str = "main"
-    tokenizer: str | None = None
-    """Local folder or hub id of the tokenizer; `model` where not given."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_length: PositiveInt | None = None
-    """Tokens; the model's own limit where None."""
-    engine: Literal["torch"] = "torch"
-    attn_implementation: str | None = None
-    """One of transformers', for padded batches; our own, with shared prefixes, where None."""
-    trust_remote_code: bool = False
-    tokens_per_batch: PositiveInt | None = None
-    """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None."""
-    extrapolate: ExtrapolationConfig | None = None
-    """From another checkpoint through `model` and on; made where the model is loaded."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_after_model(cls, data: Any) -> Any:
-        named = with_default_name(data, "model")
-        if named is data:
-            return data
-        match data.get("extrapolate"):
-            case {"alpha": alpha} | ExtrapolationConfig(alpha=alpha):
-                return {**named, "name": f"{named['name']}-expo{alpha}"}
-        return named
+from rm_cluster.config.customize import CustomizeConfig
+from rm_cluster.config.pretrained import PretrainedConfig
 
 
 class ClassifierConfig(PretrainedConfig):
@@ -89,6 +44,8 @@ class CausalConfig(PretrainedConfig):
     """Whose chat template (where `template` is None) and special tokens; its own where None."""
     include_eos: bool = True
     """Whether the token that ends the turn counts as the last of the completion."""
+    customize: CustomizeConfig | None = None
+    """What the model is told of each prompt's domain before it; nothing where None."""
 
 
 Normalize = Literal["sum", "mean"]
@@ -106,27 +63,6 @@ class LogprobConfig(CausalConfig):
     def measurement(self) -> LogprobConfig:
         """What is measured for it: sums, from which the reward is computed."""
         return self.model_copy(update={"normalize": "sum", "beta": 1.0})
-
-
-class GeneratorConfig(PretrainedConfig):
-    """A causal language model, and how completions are sampled from it."""
-
-    template: str | None = None
-    """As for a classifier."""
-    n: PositiveInt = 1
-    """Samples of each prompt."""
-    max_new_tokens: PositiveInt = 256
-    temperature: NonNegativeFloat = 1.0
-    """0 takes the likeliest token."""
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    seed: NonNegativeInt = 0
-
-
-class EmbeddingConfig(PretrainedConfig):
-    """An encoder whose mean-pooled states are embeddings."""
-
-    truncate: bool = False
-    """Whether a text over max_length loses its end; it is an error if not."""
 
 
 class LengthConfig(Config):

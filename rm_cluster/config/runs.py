@@ -19,8 +19,9 @@ from rm_cluster.config.base import Config, with_default_name
 from rm_cluster.config.derived import PairSweepConfig
 from rm_cluster.config.listing import RewardModelConfig, check_members
 
-BenchmarkType = Literal["ppe", "preferences", "rewardbench", "rewardbench2", "rm-bench"]
+BenchmarkType = Literal["ppe", "preferences", "prompts", "rewardbench", "rewardbench2", "rm-bench"]
 BENCHMARK_TYPES: tuple[str, ...] = get_args(BenchmarkType)
+_OWN_FILES = ("preferences", "prompts")
 
 
 class BenchmarkConfig(Config):
@@ -47,8 +48,8 @@ class BenchmarkConfig(Config):
 
     @model_validator(mode="after")
     def _has_a_source(self) -> BenchmarkConfig:
-        if self.type == "preferences" and self.path is None:
-            raise ValueError(f"preferences need a path; known benchmarks: {_names()}")
+        if self.type in _OWN_FILES and self.path is None:
+            raise ValueError(f"{self.type} need a path; known benchmarks: {_names()}")
         return self
 
 
@@ -88,6 +89,19 @@ class ScoringConfig(Config):
     """A run fails, after saving everything, when a larger share of prompts failed."""
 
 
+def unique_names(*fields: str) -> Any:
+    """A validator that the names in lists of named things differ."""
+
+    def check(items: list[Any]) -> list[Any]:
+        names = [item.name for item in items]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names must differ, got {', '.join(map(repr, twice))} more than once")
+        return items
+
+    return field_validator(*fields)(check)
+
+
 class EvaluateConfig(Config):
     """A whole evaluation: reward models, benchmarks and how to run them."""
 
@@ -103,14 +117,17 @@ class EvaluateConfig(Config):
     """Folder or fsspec URL that every node can reach."""
     seed: NonNegativeInt = 0
 
-    @field_validator("reward_models", "benchmarks")
+    _unique_names = unique_names("reward_models", "benchmarks")
+
+    @field_validator("benchmarks")
     @classmethod
-    def _unique_names(cls, items: list[Any]) -> list[Any]:
-        names = [item.name for item in items]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"names must differ, got {', '.join(map(repr, twice))} more than once")
-        return items
+    def _have_completions(cls, benchmarks: list[BenchmarkConfig]) -> list[BenchmarkConfig]:
+        for benchmark in benchmarks:
+            if benchmark.type == "prompts":
+                raise ValueError(
+                    "prompts have no completions to judge; jobs/generate.py makes some"
+                )
+        return benchmarks
 
     @field_validator("reward_models")
     @classmethod
@@ -151,4 +168,4 @@ class CorrelateConfig(Config):
 
 
 def _names() -> str:
-    return ", ".join(name for name in BENCHMARK_TYPES if name != "preferences")
+    return ", ".join(name for name in BENCHMARK_TYPES if name not in _OWN_FILES)

@@ -8,7 +8,8 @@ Shapes: B texts of a batch, T tokens of its longest, N tokens of all, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ from rm_cluster.config import PretrainedConfig
 from rm_cluster.engines.packing import Positions, TokenIds, pack, tree_batches
 from rm_cluster.engines.tree_attention import NAME, Tree
 
+_ROW_BY_ROW = ("q_proj", "o_proj", "dense", "mlp")
+"""Parts of a layer that give nothing to other tokens: all but keys, values and the attention."""
+
 
 class States(NamedTuple):
     """The hidden states of some texts."""
@@ -25,9 +29,9 @@ class States(NamedTuple):
     indices: list[int]
     """Which texts."""
     hidden: torch.Tensor
-    """[N, H]"""
+    """[N, H], right in the rows that were asked for."""
     where: list[Positions]
-    """Of each of these texts, [T] the rows of `hidden` that are its tokens'."""
+    """Of each of these texts, the rows of `hidden` that are its tokens' that were asked for."""
 
 
 def device() -> torch.device:
@@ -88,14 +92,25 @@ class Decoder:
         self._body = model.base_model
         self._packed = packed
         self._tokens_per_batch = tokens_per_batch
+        self._rows: torch.Tensor | None = None
         if packed:
             model.set_attn_implementation(NAME)
+            for name, module in self._body.layers[-1].named_modules():
+                if name.endswith(_ROW_BY_ROW):
+                    module.forward = functools.partial(self._in_rows, module.forward)
 
-    def states(self, texts: Sequence[TokenIds]) -> Iterator[States]:
-        """Yield the hidden states of texts that differ, some texts at a time."""
+    def states(self, texts: Sequence[TokenIds], first: Positions) -> Iterator[States]:
+        """Yield the hidden states of texts that differ, some texts at a time.
+
+        Args:
+            texts: Token ids of each.
+            first: [B] the first token of each whose state is asked for; all after it are, too.
+        """
         if self._packed:
             for indices in tree_batches(texts, self._tokens_per_batch):
                 inputs, where = packed_inputs([texts[i] for i in indices])
+                where = [places[first[i] :] for i, places in zip(indices, where, strict=True)]
+                self._rows = torch.from_numpy(np.unique(np.concatenate(where))).to(device())
                 yield States(indices, self._hidden(inputs), where)
         else:
             for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
@@ -103,12 +118,24 @@ class Decoder:
                 # needed, and without one attention takes its fast causal path
                 input_ids, _ = right_padded([texts[i] for i in indices])
                 width = input_ids.shape[1]
-                where = [k * width + np.arange(len(texts[i])) for k, i in enumerate(indices)]
+                where = [
+                    np.arange(k * width + first[i], k * width + len(texts[i]))
+                    for k, i in enumerate(indices)
+                ]
                 yield States(indices, self._hidden({"input_ids": input_ids}), where)
 
     def _hidden(self, inputs: dict[str, Any]) -> torch.Tensor:
         hidden: torch.Tensor = self._body(**inputs, use_cache=False)[0]
         return hidden.flatten(0, 1)
+
+    def _in_rows(
+        self, forward: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """Of the last layer, compute only the rows that are asked for; the others are zeros."""
+        here = forward(hidden[:, self._rows])
+        out = here.new_zeros(1, hidden.shape[1], here.shape[-1])
+        out[:, self._rows] = here
+        return out
 
 
 def packed_inputs(texts: Sequence[TokenIds]) -> tuple[dict[str, Any], list[Positions]]:

@@ -49,7 +49,7 @@ class Packing(NamedTuple):
 
 
 def is_packed(config: PretrainedConfig, hf_config: Any) -> bool:
-    """Whether the texts of a causal model share rows; if not, they go in padded batches.
+    """Whether torch puts the texts of a causal model into shared rows; else into padded batches.
 
     They do where its attention was verified, unless the user chose another one.
     """

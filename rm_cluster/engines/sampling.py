@@ -37,9 +37,18 @@ class SamplingEngine:
         config: Which, and how to sample.
         dtype: Of the weights; probabilities are float32.
         ends: Token ids that end a turn.
+        num_threads: Of torch on a CPU; torch's own choice if None.
     """
 
-    def __init__(self, config: GeneratorConfig, dtype: str, ends: Sequence[int]) -> None:
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        dtype: str,
+        ends: Sequence[int],
+        num_threads: int | None = None,
+    ) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
         self._config = config
         self._ends = torch.tensor(list(ends), device=device())
         self._model = load_pretrained(
@@ -47,15 +56,15 @@ class SamplingEngine:
         )
 
     @torch.inference_mode()
-    def sample(self, prompts: Sequence[TokenIds]) -> list[list[Sample]]:
-        """Draw `config.n` samples after each prompt.
+    def sample(self, prompts: Sequence[TokenIds], first: int = 0) -> list[list[Sample]]:
+        """Draw samples number `first` to `config.n` - 1 after each prompt.
 
         The draws of a sample are fixed by the seed, its prompt and its number, so that neither
         batches nor the other prompts have a part in it, but for rounding in the logits.
         """
-        n = self._config.n
+        numbers = range(first, self._config.n)
         longest = self._config.max_new_tokens
-        requests = [(i, k) for i in range(len(prompts)) for k in range(n)]
+        requests = [(i, k) for i in range(len(prompts)) for k in numbers]
         requests.sort(key=lambda request: -len(prompts[request[0]]))
         found: dict[tuple[int, int], Sample] = {}
         while requests:
@@ -65,7 +74,7 @@ class SamplingEngine:
             draws = np.stack([self._draws(prompts[i], k) for i, k in batch])
             samples = self._batch([prompts[i] for i, _ in batch], draws)
             found.update(zip(batch, samples, strict=True))
-        return [[found[i, k] for k in range(n)] for i in range(len(prompts))]
+        return [[found[i, k] for k in numbers] for i in range(len(prompts))]
 
     def _draws(self, prompt: TokenIds, number: int) -> npt.NDArray[np.float64]:
         """Uniform draws, one for each token to come."""

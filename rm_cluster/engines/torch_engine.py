@@ -27,10 +27,14 @@ from rm_cluster.engines.decoder import (
 from rm_cluster.engines.heads import attach_head
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.packing import Positions, TokenIds, is_packed
+from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import head_weights
 
-_HEADS = ("score", "classifier", "classification_head")
+__all__ = ["HEADS", "ClassifierEngine", "EmbeddingEngine", "LogprobEngine", "SamplingEngine"]
+
+HEADS = ("score", "classifier", "classification_head")
+"""What transformers calls the head of a sequence classifier."""
 
 _LOGITS_IN_MEMORY = 2**24
 """So many logits at once, 64 MiB in float32, whatever the vocabulary and the texts."""
@@ -89,7 +93,8 @@ class ClassifierEngine:
             for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
                 found[indices] = self._pooled_by_model([texts[i] for i in indices])
         else:
-            for indices, hidden, where in self._decoder.states(texts):
+            final = np.array([len(ids) - 1 for ids in texts], dtype=np.int64)
+            for indices, hidden, where in self._decoder.states(texts, final):
                 last = hidden[[int(places[-1]) for places in where]]
                 found[indices] = self._outputs(self._head(last.float()))
         return found[index]
@@ -147,9 +152,9 @@ class LogprobEngine:
         first = np.full(len(texts), np.iinfo(np.int64).max)
         np.minimum.at(first, index, np.asarray(num_prompt, dtype=np.int64))
         tokens: list[npt.NDArray[np.float64]] = [np.empty(0)] * len(texts)
-        for indices, hidden, where in self._decoder.states(texts):
-            # a token's probability is read where the token before it stands
-            rows = [places[first[i] - 1 : -1] for i, places in zip(indices, where, strict=True)]
+        # a token's probability is read where the token before it stands
+        for indices, hidden, where in self._decoder.states(texts, first - 1):
+            rows = [places[:-1] for places in where]
             targets = np.concatenate([texts[i][first[i] :] for i in indices])
             flat = self._token_logprobs(hidden, np.concatenate(rows), targets)
             parts = np.split(flat, np.cumsum([len(row) for row in rows])[:-1])
@@ -239,12 +244,12 @@ def _is_decoder(model: Any) -> bool:
 
 
 def _head(model: Any, name: str) -> torch.nn.Module:
-    for attribute in _HEADS:
+    for attribute in HEADS:
         head = getattr(model, attribute, None)
         if isinstance(head, torch.nn.Module):
             return head
     raise ConfigError(
-        f"{name} is a {type(model).__name__} without a head called {' or '.join(_HEADS)}; it "
+        f"{name} is a {type(model).__name__} without a head called {' or '.join(HEADS)}; it "
         "cannot be scored as a classifier."
     )
 

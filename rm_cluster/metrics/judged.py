@@ -32,6 +32,8 @@ class Judged:
         num_completions: [P] how many of them belong to each prompt.
         stated: All margins, one comparison after the other, where the judge gave them itself; nan
             where they follow from rewards.
+        orders: Of a judge that saw each two replies in both orders, three arrays [P]: comparisons,
+            the sum of its preferences for the first place, and contradictions.
     """
 
     position: Ints
@@ -41,6 +43,7 @@ class Judged:
     flat: Floats
     num_completions: Ints
     stated: Floats | None = None
+    orders: tuple[Floats, Floats, Floats] | None = None
 
     @classmethod
     def of(cls, rows: pa.Table, scores: pa.Table, keep: Bools | None = None) -> Judged:
@@ -60,6 +63,7 @@ class Judged:
             flat=values.flatten().to_numpy(zero_copy_only=False).astype(np.float64),
             num_completions=_lengths(values),
             stated=_stated(rows, scores) if "margins" in scores.column_names else None,
+            orders=_orders(scores) if "num_compared" in scores.column_names else None,
         )
 
     def __len__(self) -> int:
@@ -186,6 +190,14 @@ def _stated(rows: pa.Table, scores: pa.Table) -> Floats:
     stated = np.full(int(counts.sum()), np.nan)
     stated[given] = margins.flatten().to_numpy(zero_copy_only=False)
     return stated
+
+
+def _orders(scores: pa.Table) -> tuple[Floats, Floats, Floats] | None:
+    count, bias, inconsistent = (
+        pc.fill_null(scores[name], 0).to_numpy().astype(np.float64)
+        for name in ("num_compared", "bias", "num_inconsistent")
+    )
+    return (count, bias, inconsistent) if count.any() else None
 
 
 _PAIR = ("chosen", "rejected", "tie")

@@ -20,6 +20,7 @@ from rm_cluster.metrics.estimate import (
 )
 from rm_cluster.metrics.judged import Bools, Judged
 from rm_cluster.metrics.pairwise import OVERALL, accuracy, groups, num_tied
+from rm_cluster.metrics.verdicts import order_effects
 
 METRIC_COLUMNS = (
     "reward_model", "benchmark", "domain", "metric", "value", "stderr", "ci_low", "ci_high",
@@ -31,7 +32,7 @@ COMPARISON_COLUMNS = (
 )  # fmt: skip
 
 
-LOWER_IS_BETTER = frozenset({"brier", "loss"})
+LOWER_IS_BETTER = frozenset({"brier", "inconsistent", "loss"})
 """Metrics that are errors; every other one is better when it is higher."""
 
 JointMetrics = Callable[[Judged, Mapping[str, Bools], int], Sequence[Joint]]
@@ -74,7 +75,8 @@ class BenchmarkRewards(NamedTuple):
 
     def terms(self, judged: Judged) -> Official:
         """Accuracy and the official metrics, as far as they are sums of means."""
-        metrics = accuracy(judged, self.groups(judged.rows))
+        members = self.groups(judged.rows)
+        metrics = accuracy(judged, members) | order_effects(judged, members)
         return metrics | (self.official(judged) if self.official else {})
 
     def means(self, judged: Judged, seed: int) -> dict[tuple[str, str], Estimate]:

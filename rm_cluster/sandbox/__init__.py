@@ -22,6 +22,15 @@ logger = logging.getLogger(__name__)
 SEED = 1
 ENSEMBLE = ("base-l-30000-votes", "base-m-30000-votes", "base-forum-30000-votes")
 """Reward models on different language models, made one."""
+SEARCHED = (
+    "base-m-30000-votes",
+    "base-l-30000-votes",
+    "base-forum-30000-votes",
+    "base-s-12000-votes",
+    "base-s-1200-votes",
+    "base-m-30000-votes-noise30",
+)
+"""Reward models of the search: on each base model one, and two poor ones."""
 
 
 def evaluate_config() -> dict[str, Any]:
@@ -50,11 +59,58 @@ def evaluate_config() -> dict[str, Any]:
     }
 
 
+def annotate_config() -> dict[str, Any]:
+    """Return the embedded default of the annotate job: a pool of samples and a reward model."""
+    world = build()
+    return {
+        "reward_models": [
+            {"type": "classifier", "model": str(world / "reward_models" / "base-m-30000-votes")}
+        ],
+        "candidates": {"name": "pool", "path": str(world / "pool.jsonl")},
+    }
+
+
+def generate_config() -> dict[str, Any]:
+    """Return the embedded default of the generate job, building its world if there is none yet."""
+    world = build()
+    return {
+        "policy": {
+            "model": str(world / "base_models" / "base-m"),
+            "n": 32,
+            "max_new_tokens": 24,
+            "temperature": 0.9,
+            # so small a model is fastest on many texts at a time
+            "tokens_per_batch": 16384,
+        },
+        "prompts": str(world / "prompts.jsonl"),
+        "verifier": "rm_cluster.sandbox.tasks:verify_row",
+    }
+
+
+def search_config(pool: str) -> dict[str, Any]:
+    """Return the embedded default of the search job, on candidates of `generate_config`.
+
+    Args:
+        pool: Where they are.
+    """
+    world = build()
+    return {
+        "pool": pool,
+        "reward_models": [
+            {"type": "classifier", "name": name, "model": str(world / "reward_models" / name)}
+            for name in SEARCHED
+        ],
+        "space": {
+            "rules": ["mbr", "rbon_kl", "rbon_wd", "rbon_l", "srbon_kl", "soft_bon"],
+        },
+    }
+
+
 def build() -> Path:
     """Return the folder of the sandbox; it appears whole or not at all.
 
     It holds `ppe/` and `mistakes.jsonl` (the benchmarks' files), `outcomes.csv`, `pool.jsonl`,
-    `base_models/` and `reward_models/`.
+    `prompts.jsonl`, `base_models/` and `reward_models/`.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rm-cluster"
     world = cache / f"sandbox-{_version()}"

@@ -7,10 +7,13 @@ when the verifier says so, never because it was meant to be.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
+
+from rm_cluster.types import Row
 
 CAPITALS = {
     **{"Chile": "Santiago", "China": "Beijing", "Cuba": "Havana", "Egypt": "Cairo"},
@@ -154,6 +157,12 @@ def package(answer: str, language: str, style: int) -> str:
 def verify(task: Task, text: str) -> bool:
     """Whether the reply, without its packaging, is the answer."""
     return _unpack(text)["answer"] == task.answer
+
+
+def verify_row(row: Row, completion: str) -> bool:
+    """Whether a completion is the answer that stands with the prompt in `prompts.jsonl`."""
+    answer: str = json.loads(row["metadata"] or "{}")["answer"]
+    return _unpack(completion)["answer"] == answer
 
 
 def chattiness(text: str) -> int:

@@ -59,6 +59,7 @@ class Plan(NamedTuple):
         max_rows: Rows of a best-of-K file per generator, of those that pass the filter.
         num_pool_prompts: Prompts of the pool, per family.
         num_mistakes: Pairs of a right answer and a mistake, per family.
+        num_search_prompts: Prompts that policies are sampled on, per family.
     """
 
     bases: Sequence[BaseRecipe] = BASE_RECIPES
@@ -69,6 +70,7 @@ class Plan(NamedTuple):
     max_rows: int = 20
     num_pool_prompts: int = 24
     num_mistakes: int = 80
+    num_search_prompts: int = 48
 
 
 def build_world(folder: Path, plan: Plan, seed: int) -> None:
@@ -89,6 +91,7 @@ def build_world(folder: Path, plan: Plan, seed: int) -> None:
                 for recipe in plan.reward_models
             },
         )
+    _write_prompts(folder, plan, seed)
     rewards = {name: arrays for its in found.values() for name, arrays in its.items()}
     rewards["length"] = Length().score([as_row(record) for record in pool])
     _write_csv(folder / "outcomes.csv", outcomes(pool, rewards, seed))
@@ -132,6 +135,20 @@ def _write_data(
     pool = [pool_record(f"pool-{i}", ask, next(replies)) for i, ask in enumerate(pool_asks)]
     _write_jsonl(folder / "pool.jsonl", pool)
     return ballots, pool
+
+
+def _write_prompts(folder: Path, plan: Plan, seed: int) -> None:
+    """Write tasks with their answers, for policies to be sampled on (`jobs/generate.py`).
+
+    The generator is one of its own, so that nothing else depends on them.
+    """
+    rng = random.Random(seed)
+    records = (
+        {"id": f"{family}-{i}", "domain": family, "prompt": task.prompt, "answer": task.answer}
+        for family in FAMILIES
+        for i, task in enumerate(draw_distinct(rng, "pool", family, plan.num_search_prompts))
+    )
+    _write_jsonl(folder / "prompts.jsonl", records)
 
 
 def _ballot(task: Task, replies: Sequence[str], rng: random.Random) -> Ballot:

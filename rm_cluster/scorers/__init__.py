@@ -10,32 +10,60 @@ import importlib
 from rm_cluster.config import (
     ClassifierConfig,
     CustomScorerConfig,
+    GeneratorConfig,
+    JudgeConfig,
     LengthConfig,
     LogprobConfig,
+    RouterConfig,
     ScoringConfig,
 )
 from rm_cluster.errors import ConfigError
 from rm_cluster.scorers.classifier import Classifier
 from rm_cluster.scorers.embedding import Embedding
 from rm_cluster.scorers.generator import Generator
+from rm_cluster.scorers.judge import Judge
 from rm_cluster.scorers.length import Length
 from rm_cluster.scorers.log_ratio import LogRatio
 from rm_cluster.scorers.logprob import Logprob
+from rm_cluster.scorers.router import Router
 from rm_cluster.scorers.scorer import Scorer
 
 __all__ = [
+    "AnyModelConfig",
     "AnyScorerConfig",
     "Classifier",
     "Embedding",
     "Generator",
+    "Judge",
     "Length",
     "LogRatio",
     "Logprob",
+    "Router",
     "Scorer",
+    "build_model",
     "build_scorer",
 ]
 
-AnyScorerConfig = ClassifierConfig | LogprobConfig | LengthConfig | CustomScorerConfig
+AnyScorerConfig = (
+    ClassifierConfig
+    | LogprobConfig
+    | JudgeConfig
+    | RouterConfig
+    | LengthConfig
+    | CustomScorerConfig
+)
+AnyModelConfig = AnyScorerConfig | GeneratorConfig
+
+
+def build_model(config: AnyModelConfig, scoring: ScoringConfig) -> Scorer | Generator:
+    """Build what a replica runs, without its weights.
+
+    Raises:
+        ConfigError: It cannot be built, and why.
+    """
+    if isinstance(config, GeneratorConfig) and not isinstance(config, RouterConfig):
+        return Generator(**config.model_dump())
+    return build_scorer(config, scoring)
 
 
 def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:
@@ -49,6 +77,10 @@ def build_scorer(config: AnyScorerConfig, scoring: ScoringConfig) -> Scorer:
             return Classifier(truncation=scoring.truncation, **config.model_dump())
         case LogprobConfig():
             return Logprob(truncation=scoring.truncation, **config.model_dump())
+        case JudgeConfig():
+            return Judge(truncation=scoring.truncation, **config.model_dump())
+        case RouterConfig():
+            return Router(**config.model_dump())
         case LengthConfig():
             return Length(**config.model_dump())
         case CustomScorerConfig():

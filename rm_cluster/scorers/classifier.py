@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import ClassifierConfig, ScoringConfig
+from rm_cluster.engines import engine_module
+from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import head_weights
 from rm_cluster.scorers.pretrained import open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
@@ -45,12 +47,12 @@ class Classifier:
 
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = ClassifierConfig(**options)
-        self._pretrained = open_pretrained(self.config)
+        self.pretrained = open_pretrained(self.config)
         self._weights = self._known_weights()
         self._template = Template(
-            self._pretrained.tokenizer,
+            self.pretrained.tokenizer,
             self.config.template,
-            self._pretrained.max_length,
+            self.pretrained.max_length,
             truncation,
             self.config.name,
         )
@@ -61,12 +63,12 @@ class Classifier:
         """What decides the rewards; made when asked for, because it reads all the weights."""
         contract = {
             "type": "classifier",
-            **self._pretrained.contract(),
+            **self.pretrained.contract(),
             **self._template.contract,
             "padding_side": "right",
             "pooling": "last token by the mask; encoders pool themselves",
             "head_dtype": "float32",
-            "batching": self._pretrained.batching,
+            "batching": self.pretrained.batching,
         }
         one = self._weights is None or self._weights == [1.0]
         return contract if one else {**contract, "head_weights": self._weights}
@@ -74,7 +76,7 @@ class Classifier:
     @property
     def notice(self) -> str | None:
         """What the user should know of the contract before it runs."""
-        labels = self._pretrained.hf.id2label
+        labels = self.pretrained.hf.id2label
         two = (
             f"{self.config.name}: of two labels the reward is the logit of {labels[1]!r} less that "
             f"of {labels[0]!r}; set head_weights: [1, -1] for the reverse."
@@ -87,10 +89,10 @@ class Classifier:
         return self._template.encode(rows)
 
     def load(self, num_threads: int | None = None) -> None:
-        from rm_cluster.engines.torch_engine import ClassifierEngine
-
         if self._engine is None:
-            self._engine = ClassifierEngine(self.config, self._pretrained.dtype, num_threads)
+            self._engine = engine_module(self.config).ClassifierEngine(
+                self.config, self.pretrained.dtype, num_threads
+            )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         self.load()
@@ -123,9 +125,14 @@ class Classifier:
 
         A language model saved with a value head does not; its engine checks them.
         """
-        hf = self._pretrained.hf
+        hf = self.pretrained.hf
         given = self.config.head_weights
         if not any("SequenceClassification" in name for name in hf.architectures or ()):
             return given
         weights: list[float] = head_weights(given, hf.num_labels, self.config.name).tolist()
+        if self.config.engine == "vllm" and weights != [1.0]:
+            raise ConfigError(
+                f"{self.config.name} has {hf.num_labels} labels; engine: vllm takes heads of one "
+                "output here. Set engine: torch."
+            )
         return weights

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import EmbeddingConfig
+from rm_cluster.engines import engine_module
 from rm_cluster.errors import DataFormatError
 from rm_cluster.scorers.pretrained import open_pretrained
 
@@ -36,10 +37,10 @@ class Embedding:
         self._engine: EmbeddingEngine | None = None
 
     def load(self, num_threads: int | None = None) -> None:
-        from rm_cluster.engines.torch_engine import EmbeddingEngine
-
         if self._engine is None:
-            self._engine = EmbeddingEngine(self.config, self._pretrained.dtype, num_threads)
+            self._engine = engine_module(self.config).EmbeddingEngine(
+                self.config, self._pretrained.dtype, num_threads
+            )
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """Return [n, d] embeddings; equal texts have equal ones.

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import LogprobConfig, ScoringConfig
+from rm_cluster.engines import engine_module
 from rm_cluster.rewards import logprob_reward
 from rm_cluster.scorers.continuation import ContinuationTemplate, unmark
+from rm_cluster.scorers.customization import Customizer, fold_system
 from rm_cluster.scorers.pretrained import load_tokenizer, open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, measure_rows
 from rm_cluster.types import Row
@@ -43,12 +45,12 @@ class Logprob:
 
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = LogprobConfig(**options)
-        self._pretrained = open_pretrained(self.config)
+        self.pretrained = open_pretrained(self.config)
         writer = self.config.renderer
         self._template = ContinuationTemplate(
-            self._pretrained.tokenizer,
+            self.pretrained.tokenizer,
             self.config.template,
-            self._pretrained.max_length,
+            self.pretrained.max_length,
             truncation,
             self.config.name,
             include_eos=self.config.include_eos,
@@ -57,6 +59,9 @@ class Logprob:
                 writer.tokenizer, writer.revision, trust_remote_code=writer.trust_remote_code
             ),
         )
+        told = self.config.customize
+        self._customizer = None if told is None else Customizer(told)
+        self._folds = self._customizer is not None and not self._template.takes_system()
         self._engine: LogprobEngine | None = None
 
     @cached_property
@@ -68,13 +73,14 @@ class Logprob:
         limit = template.pop("max_length")
         return {
             "type": "logprob",
-            **self._pretrained.contract(),
+            **self.pretrained.contract(),
             **template,
             "max_tokens": limit,
             "include_eos": self.config.include_eos,
             "reward": "sum of natural log-probs of the completion's tokens",
             "logits_dtype": "float32",
-            "batching": self._pretrained.batching,
+            "batching": self.pretrained.batching,
+            **self._customization(),
         }
 
     @property
@@ -83,13 +89,16 @@ class Logprob:
         return self._template.notice
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
+        """Render and tokenize rows, whose prompts are customized already if they are to be."""
+        if self._folds:
+            rows = [{**row, "prompt": fold_system(row["prompt"])} for row in rows]
         return self._template.encode(rows)
 
     def load(self, num_threads: int | None = None) -> None:
-        from rm_cluster.engines.torch_engine import LogprobEngine
-
         if self._engine is None:
-            self._engine = LogprobEngine(self.config, self._pretrained.dtype, num_threads)
+            self._engine = engine_module(self.config).LogprobEngine(
+                self.config, self.pretrained.dtype, num_threads
+            )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         self.load()
@@ -100,7 +109,14 @@ class Logprob:
 
     def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
         """Return an array of K rewards for each prompt group; nan where a group failed."""
+        rows = self._customizer.routed(prompt_groups) if self._customizer else prompt_groups
         return [
             logprob_reward(sums, num_tokens, self.config.normalize, self.config.beta)
-            for sums, num_tokens in measure_rows(self, prompt_groups)
+            for sums, num_tokens in measure_rows(self, rows)
         ]
+
+    def _customization(self) -> dict[str, Any]:
+        if self._customizer is None:
+            return {}
+        place = "begins the first user turn" if self._folds else "turn of its own"
+        return {"customize": {**self._customizer.contract, "system": place}}

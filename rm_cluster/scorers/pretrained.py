@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from rm_cluster.config import ExtrapolationConfig, PretrainedConfig
 from rm_cluster.engines.packing import is_packed
+from rm_cluster.engines.vllm_arguments import check_config
 from rm_cluster.errors import ConfigError
 
 _WEIGHTS = ("*.safetensors",)
@@ -26,6 +27,10 @@ class Pretrained(NamedTuple):
     max_length: int | None
     dtype: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without `hf`: an encoder needs none, and its class costs seconds of imports."""
+        return Pretrained, self._replace(hf=None)[:]
+
     def contract(self) -> dict[str, Any]:
         """What decides any measurement of the model; reads all the weights."""
         config = self.config
@@ -34,6 +39,7 @@ class Pretrained(NamedTuple):
             "base": fingerprint(extrapolate.base, extrapolate.revision),
             "alpha": extrapolate.alpha,
         }
+        vllm = {"engine_args": config.engine_args} if config.engine == "vllm" else {}
         return {
             "fingerprint": fingerprint(config.model, config.revision),
             "tokenizer": tokenizer and fingerprint(tokenizer, config.revision, weights=False),
@@ -41,20 +47,31 @@ class Pretrained(NamedTuple):
             "engine": config.engine,
             "attn_implementation": config.attn_implementation,
             **({"extrapolation": made} if made else {}),
+            **vllm,
         }
 
     @property
     def batching(self) -> str:
         """How texts are put together in a forward pass, if the model is causal."""
-        return "packed, prefixes shared" if is_packed(self.config, self.hf) else "padded"
+        if self.config.engine == "vllm":
+            return "continuous, prefixes cached"
+        return "packed, prefixes shared" if self.is_packed else "padded"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether torch lets its texts share rows."""
+        return is_packed(self.config, self.hf)
 
 
 def open_pretrained(config: PretrainedConfig) -> Pretrained:
     """Read everything but the weights.
 
     Raises:
-        ConfigError: There is no such model or tokenizer, or no safetensors weights.
+        ConfigError: There is no such model or tokenizer, no safetensors weights, or an engine that
+            is not installed or does not take its arguments.
     """
+    if config.engine == "vllm":
+        check_config(config)
     hf = load_config(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(
         config.tokenizer or config.model,
@@ -97,6 +114,21 @@ def load_tokenizer(name: str, revision: str, *, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     return _load(AutoTokenizer, "tokenizer", name, revision, trust_remote_code)
+
+
+def special_tokens(config: PretrainedConfig) -> list[str]:
+    """The texts that a model's tokenizer reads as special tokens.
+
+    Raises:
+        ConfigError: There is no tokenizer.
+    """
+    tokenizer = load_tokenizer(
+        config.tokenizer or config.model,
+        config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    added = tokenizer.added_tokens_decoder.values()
+    return sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
 
 def load_config(name: str, revision: str, *, trust_remote_code: bool) -> Any:

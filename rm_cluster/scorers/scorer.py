@@ -61,8 +61,10 @@ class Scorer(Protocol):
         """Bring the weights into memory, on the GPU where there is one."""
         ...
 
-    def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
-        """Return the rewards of each group's texts."""
+    def score_encoded(
+        self, groups: Sequence[Sequence[TokenIds]]
+    ) -> Sequence[npt.NDArray[np.float64] | GroupRewards]:
+        """Return the rewards of each group's texts, or an error in their place."""
         ...
 
 
@@ -99,7 +101,11 @@ def score_groups(scorer: Scorer, groups: Sequence[Sequence[TokenIds]]) -> list[G
     return [_checked(values, len(group)) for values, group in zip(rewards, groups, strict=True)]
 
 
-def _checked(values: npt.NDArray[np.float64], num_completions: int) -> GroupRewards:
+def _checked(values: npt.NDArray[np.float64] | GroupRewards, num_completions: int) -> GroupRewards:
+    if isinstance(values, GroupRewards):
+        if values.values is None:
+            return values
+        values = np.array(values.values)
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (num_completions,):
         return GroupRewards(None, f"{num_completions} completions got rewards of {array.shape}")
@@ -107,6 +113,12 @@ def _checked(values: npt.NDArray[np.float64], num_completions: int) -> GroupRewa
     if broken.size:
         return GroupRewards(None, f"reward of completion {broken[0]} is {array[broken[0]]}")
     return GroupRewards(array.tolist())
+
+
+def score_encoded_groups(scorer: Scorer, encoded: Sequence[EncodedGroup]) -> list[GroupRewards]:
+    """Score what could be encoded, and hand on the errors of the rest."""
+    scored = iter(score_groups(scorer, [g.token_ids for g in encoded if g.error is None]))
+    return [next(scored) if g.error is None else GroupRewards(None, g.error) for g in encoded]
 
 
 class RowRewards(NamedTuple):
@@ -118,12 +130,11 @@ class RowRewards(NamedTuple):
 
 def measure_rows(scorer: Scorer, rows: Sequence[Row]) -> list[RowRewards]:
     """Score rows in this process; one that fails is logged with its reason."""
-    scorer.load()  # what keeps it from loading is no row's error
+    scorer.load()  # here, or what keeps it from loading would be an error of every row
     encoded = scorer.encode(rows)
-    scored = iter(score_groups(scorer, [g.token_ids for g in encoded if g.error is None]))
+    results = score_encoded_groups(scorer, encoded)
     found: list[RowRewards] = []
-    for row, group in zip(rows, encoded, strict=True):
-        result = next(scored) if group.error is None else GroupRewards(None, group.error)
+    for row, group, result in zip(rows, encoded, results, strict=True):
         if result.values is None:
             logger.warning("Prompt %r failed: %s", row.get("id", len(found)), result.error)
             num = len(row["completions"])

@@ -88,6 +88,15 @@ class Template:
         named = tokenizer.special_tokens_map.items()
         return {name: str(token) for name, token in named if name in self._jinja}
 
+    def takes_system(self) -> bool:
+        """Whether the template writes a system turn: some refuse it, some leave it out."""
+        probe = "what-a-system-turn-says"
+        turns = [{"role": "system", "content": probe}, {"role": "user", "content": "x"}]
+        try:
+            return probe in self._apply(turns, add_generation_prompt=True)
+        except Exception:  # a template raises what it likes
+            return False
+
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
         """Tokenize all completions of all rows in one call."""
         rendered = [self._render(row) for row in rows]

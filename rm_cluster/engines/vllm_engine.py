@@ -1,0 +1,174 @@
+"""Measurements on vLLM, in the classes of `torch_engine`: continuous batches, cached prefixes.
+
+Token ids go in, so that the template and its special tokens are ours. vLLM agrees with one text at
+a time to rounding, not better: `parity.doctor` measures how well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from transformers import AutoConfig
+from transformers.utils import cached_file
+
+from rm_cluster.config import (
+    ClassifierConfig,
+    EmbeddingConfig,
+    GeneratorConfig,
+    LogprobConfig,
+    PretrainedConfig,
+)
+from rm_cluster.engines.decoder import distinct
+from rm_cluster.engines.packing import TokenIds
+from rm_cluster.engines.sampling import Sample
+from rm_cluster.engines.torch_engine import HEADS
+from rm_cluster.engines.vllm_api import Continuation, Vllm
+from rm_cluster.errors import ConfigError
+
+_LOGITS_IN_MEMORY = 2**27
+"""So many logits at once, 512 MiB in float32: vLLM has those of all tokens of a step, some times
+over, and does not reckon with them when it takes memory for its cache (vllm#5907)."""
+
+
+class ClassifierEngine:
+    """As `torch_engine.ClassifierEngine`."""
+
+    def __init__(
+        self, config: ClassifierConfig, dtype: str, num_threads: int | None = None
+    ) -> None:
+        self._vllm = Vllm(config, dtype, "classify", num_threads)
+        if not _has_head(config):
+            self.close()
+            raise ConfigError(
+                f"{config.name} lacks the weights of a head called {' or '.join(HEADS)}; they "
+                "would be random. Is it a sequence classifier with a trained head?"
+            )
+
+    def rewards(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
+        """Return the reward of each text."""
+        texts, index = distinct(token_ids)
+        # neighbors begin alike, so that what they share is still cached
+        order = sorted(range(len(texts)), key=lambda i: texts[i].tobytes())
+        found = np.empty(len(texts))
+        if order:
+            found[order] = self._vllm.classify([texts[i] for i in order])
+        return found[index]
+
+    def close(self) -> None:
+        """Take the model out of memory."""
+        self._vllm.close()
+
+
+class LogprobEngine:
+    """As `torch_engine.LogprobEngine`.
+
+    A prompt is computed again for each of its completions: vLLM does not read its cache where it is
+    asked for the log-probs of a prompt.
+    """
+
+    def __init__(self, config: LogprobConfig, dtype: str, num_threads: int | None = None) -> None:
+        hf = AutoConfig.from_pretrained(
+            config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+        tokens = min(8192, max(128, _LOGITS_IN_MEMORY // hf.get_text_config().vocab_size))
+        self._vllm = Vllm(config, dtype, "generate", num_threads, tokens)
+
+    def logprobs(
+        self, token_ids: Sequence[TokenIds], num_prompt: Sequence[int]
+    ) -> npt.NDArray[np.float64]:
+        """Return the sum of log p(token | all before it) over the tokens after the prompt.
+
+        Args:
+            token_ids: Of each text, prompt and completion.
+            num_prompt: How many tokens of each text, one or more, are the prompt's.
+        """
+        texts, index = distinct(token_ids)
+        # the last token is drawn, because a text as long as the model's limit leaves no room for
+        # one more; a text of one token has nothing to sum
+        asked = [i for i, text in enumerate(texts) if len(text) > 1]
+        drawn = self._vllm.generate(
+            [texts[i][:-1] for i in asked],
+            [
+                Continuation(max_tokens=1, only=int(texts[i][-1]), prompt_logprobs=True)
+                for i in asked
+            ],
+        )
+        tokens = [np.empty(0)] * len(texts)
+        for i, one in zip(asked, drawn, strict=True):
+            tokens[i] = np.concatenate([one.prompt_logprobs, one.logprobs])
+        return np.array([tokens[i][n - 1 :].sum() for i, n in zip(index, num_prompt, strict=True)])
+
+    def close(self) -> None:
+        """Take the model out of memory."""
+        self._vllm.close()
+
+
+class EmbeddingEngine:
+    """As `torch_engine.EmbeddingEngine`."""
+
+    def __init__(self, config: EmbeddingConfig, dtype: str, num_threads: int | None = None) -> None:
+        self._vllm = Vllm(config, dtype, "embed", num_threads)
+
+    def embeddings(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
+        """Return [n, d] means of the last hidden states over each text's tokens, to length 1."""
+        texts, index = distinct(token_ids)
+        return self._vllm.embed(texts)[index]
+
+
+class SamplingEngine:
+    """As `sampling.SamplingEngine`, with other draws.
+
+    A sample is fixed by the seed, its prompt and its number; where two tokens are nearly as likely,
+    rounding can let it depend on what else is in the batch.
+    """
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        dtype: str,
+        ends: Sequence[int],
+        num_threads: int | None = None,
+    ) -> None:
+        self._config = config
+        self._ends = list(ends)
+        self._vllm = Vllm(config, dtype, "generate", num_threads)
+
+    def sample(self, prompts: Sequence[TokenIds], first: int = 0) -> list[list[Sample]]:
+        """Draw samples number `first` to `config.n` - 1 after each prompt."""
+        config = self._config
+        num_drawn = config.n - first
+        requests = [(prompt, k) for prompt in prompts for k in range(first, config.n)]
+        drawn = self._vllm.generate(
+            [prompt for prompt, _ in requests],
+            [
+                Continuation(
+                    config.max_new_tokens,
+                    config.temperature,
+                    config.top_p,
+                    _seed(config.seed, number, prompt),
+                    self._ends,
+                )
+                for prompt, number in requests
+            ],
+        )
+        samples = [Sample(one.token_ids, float(one.logprobs.sum()), one.ended) for one in drawn]
+        return [samples[i : i + num_drawn] for i in range(0, len(samples), num_drawn)]
+
+
+def _seed(seed: int, number: int, prompt: TokenIds) -> int:
+    entropy = np.random.SeedSequence((seed, number, *prompt.tolist()))
+    return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _has_head(config: PretrainedConfig) -> bool:
+    """Whether a reward head is among the weights, which vLLM does not look after."""
+    file = cached_file(config.model, "config.json", revision=config.revision)
+    names: set[str] = set()
+    for weights_file in Path(str(file)).parent.glob("*.safetensors"):
+        with safe_open(weights_file, framework="np") as weights:
+            names.update(part for key in weights.keys() for part in key.split("."))  # noqa: SIM118
+    return not names.isdisjoint(HEADS)

@@ -1,0 +1,244 @@
+"""The measuring half of the jobs: benchmarks x reward models -> a table of rewards for each.
+
+Some models do not see the rows as they stand. A judge is asked questions about them
+(`scorers/questions.py`), and a prompt may be customized. What such a model sees
+is laid down as a snapshot of its own, so that everything after that is measured and stored alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from rm_cluster.benchmarks.rows import without_replies
+from rm_cluster.benchmarks.source import find_files
+from rm_cluster.composition import Composition, compose
+from rm_cluster.config import (
+    EvaluateConfig,
+    ImportedConfig,
+    JudgeConfig,
+    LogprobConfig,
+    RouterConfig,
+)
+from rm_cluster.errors import ScoringError
+from rm_cluster.imported import Scores, find_score_files, import_scores
+from rm_cluster.judging import BenchmarkJudged, judge
+from rm_cluster.preparing import take_snapshots
+from rm_cluster.scorers import (
+    AnyScorerConfig,
+    Classifier,
+    Logprob,
+    Router,
+    Scorer,
+    build_scorer,
+)
+from rm_cluster.scorers.customization import Customizer
+from rm_cluster.scorers.questions import answers, question_rows
+from rm_cluster.scorers.router import UNKNOWN
+from rm_cluster.scoring import Measured, score, stored_rewards
+from rm_cluster.serving import connect
+from rm_cluster.snapshot import Snapshot, rewrite_snapshot
+from rm_cluster.types import Row
+
+logger = logging.getLogger(__name__)
+
+Rewrite = Callable[[Sequence[Row]], list[Row]]
+Counts = dict[str, int]
+
+
+class Plan(NamedTuple):
+    """What is to be measured, and by what."""
+
+    composition: Composition
+    scorers: dict[str, Scorer]
+    """By name of what is measured."""
+
+
+class Measurements(NamedTuple):
+    """What was measured or imported, and what came of it.
+
+    Attributes:
+        plan: What was to be measured.
+        snapshots: The benchmarks' rows.
+        judged: The rewards of every reward model, in the same order.
+        measured: By name of what was measured, what the measuring came to.
+        imported: By reward model that was not run, what was read for each benchmark.
+        asked: By name of what was measured and benchmark, counts of what a judge answered, or of
+            the domains that prompts were customized for.
+    """
+
+    plan: Plan
+    snapshots: list[Snapshot]
+    judged: list[BenchmarkJudged]
+    measured: dict[str, Measured]
+    imported: dict[str, list[Scores]]
+    asked: dict[str, dict[str, Counts]]
+
+
+def plan_measurements(run: EvaluateConfig) -> Plan:
+    """Find out what is to be measured, and tell whatever can be told before anything starts.
+
+    Raises:
+        ConfigError: A reward model cannot be used.
+        DataFormatError: There are no files where a benchmark or scores should be.
+    """
+    composition = compose(run.reward_models)
+    scorers = {name: build_scorer(c, run.scoring) for name, c in composition.measured.items()}
+    for benchmark in run.benchmarks:
+        if benchmark.path is not None:
+            find_files(benchmark.path)
+    for model in composition.imported:
+        find_score_files(model)
+    for scorer in scorers.values():
+        if isinstance(scorer, Classifier | Logprob) and scorer.notice:
+            logger.warning(scorer.notice)
+    return Plan(composition, scorers)
+
+
+def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
+    """Measure whatever `run.output_dir` lacks, and bring all rewards in line with the rows.
+
+    Uses the Ray cluster at hand, or starts a local one.
+
+    Raises:
+        ConfigError: A model cannot be loaded.
+        DataFormatError: A benchmark or imported scores cannot be read.
+        ScoringError: Replicas failed for good.
+    """
+    composition = plan.composition
+    views: dict[str, dict[str, Snapshot]] = {}
+    measured: dict[str, Measured] = {}
+    asked: dict[str, dict[str, Counts]] = {}
+    with connect():
+        snapshots = take_snapshots(run.benchmarks, run.limit, run.output_dir)
+        for name, config in composition.measured.items():
+            needed = composition.benchmarks(name, [s.benchmark.name for s in snapshots])
+            rows = [snapshot for snapshot in snapshots if snapshot.benchmark.name in needed]
+            views[name], asked[name] = _seen(run, name, config, rows)
+            measured[name] = score(config, plan.scorers[name], list(views[name].values()), run)
+    imported = {
+        model.name: [_import(model, snapshot) for snapshot in snapshots]
+        for model in composition.imported
+    }
+    stored = {name: stored_rewards(run, scorer) for name, scorer in plan.scorers.items()}
+    judged = []
+    for i, snapshot in enumerate(snapshots):
+        rows = snapshot.table()
+        benchmark = snapshot.benchmark.name
+        tables = {name: scores[i].table for name, scores in imported.items()}
+        for name, config in composition.measured.items():
+            view = views[name].get(benchmark)
+            found = stored[name].lookup((rows if view is None else view.table())["content"])
+            if isinstance(config, JudgeConfig):
+                found, asked[name][benchmark] = answers(config, rows, found)
+            tables[name] = found
+        judged.append(judge(snapshot, rows, composition, tables))
+    return Measurements(plan, snapshots, judged, measured, imported, asked)
+
+
+def fail_on_too_many_errors(run: EvaluateConfig, rewards: pd.DataFrame) -> None:
+    """End a run, after everything is saved, in which too many prompts failed.
+
+    Args:
+        run: Says how many are too many.
+        rewards: As of `rewards_frame`.
+
+    Raises:
+        ScoringError: More than `scoring.max_failed_fraction` of a reward model's did.
+    """
+    allowed = run.scoring.max_failed_fraction
+    for name, its in rewards.groupby("reward_model", sort=False):
+        failed = its[its["error"].notna()]
+        if len(failed) > allowed * len(its):
+            first = failed.iloc[0]
+            raise ScoringError(
+                f"{name}: {len(failed)} of {len(its)} prompts failed, more than "
+                f"scoring.max_failed_fraction={allowed:g}; the first is {first['benchmark']} "
+                f"{first['id']!r}: {first['error']}\nEverything is saved in {run.output_dir}; "
+                "running again tries the failed ones again. To admit them raise the fraction; "
+                "to cut long prompts set scoring.truncation=left_prompt."
+            )
+
+
+def _seen(
+    run: EvaluateConfig, name: str, config: AnyScorerConfig, snapshots: Sequence[Snapshot]
+) -> tuple[dict[str, Snapshot], dict[str, Counts]]:
+    """What a model sees of each benchmark, and counts of what was asked to find that out."""
+    rewrites: list[Rewrite] = []
+    counts: dict[str, Counts] = {}
+    if isinstance(config, JudgeConfig):
+        rewrites = [_questions(config)] * len(snapshots)
+    elif isinstance(config, LogprobConfig) and config.customize is not None:
+        customizer = Customizer(config.customize)
+        domains = _domains(run, customizer, config.customize.routing(), snapshots)
+        rewrites = [_customized(customizer, its) for its, _ in domains]
+        counts = {
+            snapshot.benchmark.name: {**Counter(its), "n_unrouted": unrouted}
+            for snapshot, (its, unrouted) in zip(snapshots, domains, strict=True)
+        }
+    else:
+        return {snapshot.benchmark.name: snapshot for snapshot in snapshots}, {}
+    views = {
+        snapshot.benchmark.name: rewrite_snapshot(snapshot, name, rewrite, run.output_dir)
+        for snapshot, rewrite in zip(snapshots, rewrites, strict=True)
+    }
+    return views, counts
+
+
+def _questions(config: JudgeConfig) -> Rewrite:
+    return lambda rows: [question for row in rows for question in question_rows(config, row)]
+
+
+def _customized(customizer: Customizer, domains: Sequence[str]) -> Rewrite:
+    """Customizes rows for these domains, in their order."""
+    following = iter(domains)
+    return lambda rows: [customizer.customized(row, next(following)) for row in rows]
+
+
+def _domains(
+    run: EvaluateConfig,
+    customizer: Customizer,
+    routing: RouterConfig | None,
+    snapshots: Sequence[Snapshot],
+) -> list[tuple[list[str], int]]:
+    """By benchmark, the domains of its rows, and how many a router could not tell."""
+    if routing is None:
+        return [
+            ([customizer.domain_of(row) for row in s.table(("domain", "slices")).to_pylist()], 0)
+            for s in snapshots
+        ]
+    router = Router(**routing.model_dump())
+    prompts = [
+        rewrite_snapshot(snapshot, f"router {routing.name}", _prompts, run.output_dir)
+        for snapshot in snapshots
+    ]
+    score(routing, router, prompts, run)
+    stored = stored_rewards(run, router)
+    found = []
+    for view in prompts:
+        values = stored.lookup(view.table()["content"])["values"].to_pylist()
+        positions = [value[0] if value else UNKNOWN for value in values]
+        found.append((list(map(router.domain, positions)), positions.count(UNKNOWN)))
+    return found
+
+
+def _prompts(rows: Sequence[Row]) -> list[Row]:
+    """Rows without replies, of which a router sees nothing."""
+    return [without_replies(row) for row in rows]
+
+
+def _import(model: ImportedConfig, snapshot: Snapshot) -> Scores:
+    rows = snapshot.table(("id", "num_completions", "pairs", "metadata"))
+    scores = import_scores(model, snapshot.benchmark, rows)
+    logger.info(
+        "%s: %d scores read for %s, %d of no row there",
+        model.name,
+        scores.num_records,
+        snapshot.benchmark.name,
+        scores.num_unmatched,
+    )
+    return scores

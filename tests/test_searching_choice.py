@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rm_cluster.best_of_n import combine_members, select, zscore_pools
+from rm_cluster.config import SearchConfig
+from rm_cluster.errors import ConfigError, DataFormatError
+from rm_cluster.parsing import parse_config
+from rm_cluster.searching.choice import (
+    Choice,
+    choice_bonus,
+    combinations,
+    exact_optimum,
+    proxy_rewards,
+    try_choice,
+)
+from rm_cluster.searching.judging import judge, mean_columns, powers_of_two
+from rm_cluster.searching.pool import SearchPool, check_rules
+from rm_cluster.searching.reading import read_pool
+from tests.search_pools import pool_records, write_pool
+
+RULES = ["bon", "mbr", "rbon_kl", "rbon_wd", "rbon_l"]
+
+
+def read(folder: Path, records: list[dict[str, Any]], **changes: Any) -> Any:
+    path = write_pool(folder / "pool.jsonl", records)
+    return read_pool(parse_config(SearchConfig, {"pool": path, **changes}))
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> SearchPool:
+    found: SearchPool = read(tmp_path, pool_records()).pool
+    return found
+
+
+def test_a_pool_is_its_columns(tmp_path: Path) -> None:
+    records = pool_records(num_prompts=3, num=4)
+    pool, ids, counts = read(tmp_path, records)
+    assert ids == ["p0", "p1", "p2"]
+    assert pool.names == ("m0", "m1")
+    for k, name in enumerate(pool.names):
+        np.testing.assert_array_equal(
+            pool.rewards_MPN[k], [record["rewards"][name] for record in records]
+        )
+    np.testing.assert_array_equal(pool.gold_PN, [record["labels"] for record in records])
+    np.testing.assert_array_equal(pool.criterion_PN, pool.gold_PN)
+    np.testing.assert_array_equal(pool.ref_logprobs_PN, [r["logprobs"] for r in records])
+    np.testing.assert_array_equal(pool.num_tokens_PN, [r["num_tokens"] for r in records])
+    assert counts["n_candidates"] == 12
+    assert counts["n_candidates_left_out"] == 0
+
+
+def test_what_lacks_a_value_is_left_out_and_counted(tmp_path: Path) -> None:
+    records = pool_records(num_prompts=4, num=4)
+    records[0]["rewards"]["m0"][1] = None
+    records[1]["rewards"]["m1"] = [float("nan")] * 4
+    records[2] = {**records[2], "completions": records[2]["completions"][:2]}
+    for name in ("labels", "logprobs", "num_tokens"):
+        records[2][name] = records[2][name][:2]
+    records[2]["rewards"] = {k: v[:2] for k, v in records[2]["rewards"].items()}
+    pool, ids, counts = read(tmp_path, records)
+    assert ids == ["p0", "p2", "p3"]
+    assert counts["n_candidates_left_out"] == 1 + 4
+    assert counts["n_prompts_left_out"] == 1
+    assert (counts["smallest_pool"], counts["largest_pool"]) == (2, 4)
+    # what is left closes up: the third candidate of p0 is now its second
+    rewards = records[0]["rewards"]["m1"]
+    np.testing.assert_array_equal(pool.rewards_MPN[1, 0], [rewards[0], *rewards[2:], np.nan])
+    labels = records[0]["labels"]
+    np.testing.assert_array_equal(pool.gold_PN[0], [labels[0], *labels[2:], np.nan])
+    assert np.isnan(pool.rewards_MPN[:, 1, 2:]).all()
+    assert (pool.similarity_PNN[1, 2:] == 0).all()
+    for rule in RULES:
+        outcome = try_choice(pool, Choice(rule, 4, "m0", beta=0.5))
+        assert np.isfinite(outcome.value_P).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rewards": {"m0": [1.0], "m1": [1.0] * 4}}, "'p1' has 1 values of 'm0' for 4"),
+        ({"rewards": {"m0": [1e999, 0, 0, 0], "m1": [1.0] * 4}}, "infinite value of 'm0'"),
+        ({"rewards": [1, 2, 3, 4]}, "must be lists by name"),
+        ({"logprobs": [-1.0]}, "1 values of 'logprobs'"),
+        ({"embeddings": [[1.0, 2.0]] * 3}, "must have one embedding"),
+    ],
+)
+def test_a_malformed_pool_is_told(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    records = pool_records(num_prompts=3, num=4)
+    if "embeddings" in change:
+        records = [{**record, "embeddings": [[1.0, 0.5]] * 4} for record in records]
+    records[1] = {**records[1], **change}
+    with pytest.raises(DataFormatError, match=said):
+        read(tmp_path, records)
+
+
+def test_one_candidate_is_nothing_to_pick_from(tmp_path: Path) -> None:
+    with pytest.raises(DataFormatError, match="nothing to pick from"):
+        read(tmp_path, pool_records(num_prompts=3, num=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"criterion": "m9"}, "Unknown reward model in criterion 'm9'. Available: m0, m1"),
+        ({"gold": "m9"}, "Unknown reward model in gold"),
+        ({"space": {"reward_models": ["m"]}}, "Unknown reward model in space.reward_models"),
+        ({"ref_logprobs": "m0"}, "Unknown logprob reward model in ref_logprobs"),
+        ({"space": {"reward_models": []}}, "space.reward_models is wrong"),
+    ],
+)
+def test_names_that_are_not_there_are_told(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read(tmp_path, pool_records(num_prompts=3), **changes)
+
+
+def test_without_labels_a_criterion_must_be_named(tmp_path: Path) -> None:
+    records = [{k: v for k, v in r.items() if k != "labels"} for r in pool_records()]
+    with pytest.raises(ConfigError, match="the pool has no labels"):
+        read(tmp_path, records)
+    held_out = read(tmp_path, records, criterion="m1").pool
+    assert held_out.names == ("m0",)
+    assert held_out.gold_PN is None
+    np.testing.assert_array_equal(held_out.criterion_PN, [r["rewards"]["m1"] for r in records])
+    worst = read(tmp_path, records, criterion="worst_case").pool
+    np.testing.assert_array_equal(
+        worst.criterion_PN, combine_members(worst.rewards_MPN, "worst_case")
+    )
+
+
+def test_a_rule_without_its_input_is_told(tmp_path: Path) -> None:
+    records = [{k: v for k, v in r.items() if k != "logprobs"} for r in pool_records()]
+    pool = read(tmp_path, records).pool
+    assert check_rules(pool, None) == ["bon", "mbr", "rbon_wd", "rbon_l"]
+    assert check_rules(pool, ["rbon_wd"]) == ["bon", "rbon_wd"]
+    with pytest.raises(ConfigError, match="rbon_kl needs logprobs"):
+        check_rules(pool, ["rbon_kl"])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_a_choice_picks_what_select_picks_among_the_first_n(
+    pool: SearchPool, rule: str, n: int
+) -> None:
+    assert pool.ref_logprobs_PN is not None
+    assert pool.num_tokens_PN is not None
+    outcome = try_choice(pool, Choice(rule, n, "m1", beta=0.3))
+    picks = select(
+        rule,
+        pool.rewards_MPN[1][:, :n],
+        0.3,
+        pool.ref_logprobs_PN[:, :n],
+        pool.similarity_PNN[:, :n, :n],
+        pool.num_tokens_PN[:, :n],
+    )
+    np.testing.assert_array_equal(outcome.law_PN.argmax(axis=1), picks)
+    rows = np.arange(len(picks))
+    np.testing.assert_array_equal(outcome.value_P, pool.criterion_PN[rows, picks])
+    np.testing.assert_allclose(outcome.kl_P, -pool.ref_logprobs_PN[rows, picks])
+
+
+def test_beta_zero_is_plain_best_of_n(pool: SearchPool) -> None:
+    plain = try_choice(pool, Choice("bon", 8, "m0"))
+    for rule in ("rbon_kl", "rbon_wd", "rbon_l", "srbon_kl", "soft_bon"):
+        np.testing.assert_array_equal(try_choice(pool, Choice(rule, 8, "m0")).law_PN, plain.law_PN)
+
+
+def test_ensembles_and_z_scores(pool: SearchPool) -> None:
+    found = proxy_rewards(pool, Choice("bon", 8, "ensemble", ensemble="worst_case"))
+    np.testing.assert_array_equal(found, combine_members(pool.rewards_MPN, "worst_case"))
+    scaled = proxy_rewards(pool, Choice("bon", 8, "m1", normalize="pool"))
+    np.testing.assert_array_equal(scaled, zscore_pools(pool.rewards_MPN[1]))
+
+
+def test_tokens_are_those_generated_and_those_read(pool: SearchPool) -> None:
+    assert pool.cost_PN is not None
+    generated = pool.cost_PN[:, :3].sum(axis=1)
+    for choice, times in (
+        (Choice("mbr", 3), 1),
+        (Choice("bon", 3, "m0"), 2),
+        (Choice("bon", 3, "ensemble", "mean"), 3),
+    ):
+        np.testing.assert_array_equal(try_choice(pool, choice).tokens_P, times * generated)
+
+
+def test_combinations_come_once() -> None:
+    rules, scales = ["bon", "mbr", "rbon_l"], ["none", "pool"]
+    found = list(combinations(["a", "b"], ["mean"], rules, [2, 4], scales))
+    # per n: bon by a, b and the ensemble; mbr; rbon_l by a and b, scaled or not, and the ensemble
+    assert len(found) == len(set(found)) == 2 * (3 + 1 + 5)
+
+
+def test_the_exact_optimum_is_that_of_a_dense_grid(pool: SearchPool) -> None:
+    choices = list(combinations(pool.names, ["mean"], RULES, [4], ["none", "pool"]))
+    best, value, count = exact_optimum(pool, iter(choices))
+    assert count == len(choices)
+    assert value == pytest.approx(try_choice(pool, best).value_P.mean())
+    grid = [0.0, *np.geomspace(1e-3, 1e3, 120)]
+    tried = [
+        try_choice(pool, choice._replace(beta=float(beta))).value_P.mean()
+        for choice in choices
+        for beta in (grid if choice.rule.startswith("rbon") else [0.0])
+    ]
+    assert max(tried) <= value + 1e-12
+
+
+def test_a_choice_judged_against_itself_gains_nothing(pool: SearchPool) -> None:
+    plain, other = Choice("bon", 8, "m0"), Choice("rbon_kl", 8, "m1", beta=0.2)
+    table = judge(pool, [plain, other], [plain, plain], seed=0)
+    assert table["gain"][0] == table["gain_low"][0] == table["gain_high"][0] == 0
+    assert table["win_rate"][0] == 0.5
+    assert table["changed"][0] == 0
+    gold = try_choice(pool, other).judged_P
+    base = try_choice(pool, plain).judged_P
+    assert table["gain"][1] == pytest.approx((gold - base).mean())
+    assert table["win_rate"][1] == pytest.approx((np.sign(gold - base) + 1).mean() / 2)
+    assert table["n_test"].tolist() == [24, 24]
+
+
+def test_means_leave_out_what_is_not_known() -> None:
+    found = mean_columns(np.array([[1.0, np.nan], [3.0, 5.0]]), seed=0)
+    assert found.value.tolist() == [2.0, 5.0]
+    assert found.n.tolist() == [2, 1]
+    assert (found.low[0], found.high[0]) == (1.0, 3.0)
+    assert np.isnan(found.low[1])
+
+
+def test_powers_of_two() -> None:
+    assert powers_of_two(8) == [1, 2, 4, 8]
+    assert powers_of_two(11) == [1, 2, 4, 8, 11]
+
+
+def test_the_bonus_is_that_of_the_first_n(pool: SearchPool) -> None:
+    some = pool.first(3)
+    found = choice_bonus(some, Choice("rbon_wd", 3, "m0"))
+    np.testing.assert_allclose(found, some.similarity_PNN.mean(axis=2))

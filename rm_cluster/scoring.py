@@ -28,7 +28,6 @@ from rm_cluster.config import (
     JudgeConfig,
     LengthConfig,
     LogprobConfig,
-    RendererConfig,
     RouterConfig,
     ServingConfig,
 )
@@ -201,10 +200,11 @@ def _travels(config: AnyModelConfig) -> bool:
     unpickled elsewhere, and of the user's own nobody knows.
     """
     match config:
-        case LogprobConfig(renderer=RendererConfig(trust_remote_code=True)):
-            return False
-        case ClassifierConfig() | LogprobConfig() | GeneratorConfig():
+        case ClassifierConfig() | GeneratorConfig():
             return not config.trust_remote_code
+        case LogprobConfig():
+            writer = config.renderer
+            return not (config.trust_remote_code or (writer and writer.trust_remote_code))
         case JudgeConfig():
             return config.endpoint is not None or not config.trust_remote_code
         case LengthConfig():

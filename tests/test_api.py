@@ -31,9 +31,9 @@ def test_names() -> None:
     assert rmc.__all__ == [
         "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "EvalResult",
         "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "LogRatio",
-        "Logprob", "RMClusterError", "SearchConfig", "SearchResult", "annotate",
-        "best_of_n", "correlate", "doctor", "downstream", "evaluate", "generate",
-        "load_benchmark", "load_result", "metrics", "search",
+        "Logprob", "RMClusterError", "SearchConfig", "SearchResult", "annotate", "best_of_n",
+        "correlate", "doctor", "downstream", "evaluate", "generate", "load_benchmark",
+        "load_result", "metrics", "search",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None
@@ -80,7 +80,8 @@ def test_config_keys() -> None:
     assert set(ClassifierConfig.model_fields) == {
         "type", "model", "name", "revision", "tokenizer", "template", "dtype", "max_length",
         "engine", "engine_args", "attn_implementation", "trust_remote_code", "tokens_per_batch",
-        "extrapolate", "head_weights",
+        "extrapolate",
+        "head_weights",
     }  # fmt: skip
 
 

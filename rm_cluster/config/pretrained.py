@@ -42,7 +42,7 @@ class PretrainedConfig(Config):
     """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None, and
     vLLM's own choice with that engine."""
     extrapolate: ExtrapolationConfig | None = None
-    """From another checkpoint through `model` and on; made where the model is loaded."""
+    """From another checkpoint through `model` and on; made where the model is loaded, by torch."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,6 +59,8 @@ class PretrainedConfig(Config):
     def _options_of_the_engine(self) -> PretrainedConfig:
         if self.engine == "torch" and self.engine_args:
             raise ValueError("engine_args are vLLM's and go with engine: vllm")
+        if self.engine == "vllm" and self.extrapolate is not None:
+            raise ValueError("extrapolate goes with engine: torch")
         if self.engine == "vllm" and self.attn_implementation is not None:
             raise ValueError(
                 "attn_implementation goes with engine: torch; for vLLM there is "

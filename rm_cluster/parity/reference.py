@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rm_cluster.config import ClassifierConfig, LogprobConfig
 from rm_cluster.engines.decoder import device, right_padded
+from rm_cluster.engines.heads import attach_head
 from rm_cluster.engines.loading import load_pretrained
+from rm_cluster.rewards import head_weights
 from rm_cluster.scorers.continuation import unmark
 from rm_cluster.scorers.scorer import TokenIds
 
@@ -35,7 +37,9 @@ class Reference:
         )
         # attention as it is written down: others leave out soft caps
         plain = config.model_copy(update={"attn_implementation": "eager"})
-        self._model = load_pretrained(loader, plain, dtype, "a model of its type")
+        self._model = load_pretrained(loader, plain, dtype, "a model of its type", attach_head)
+        self._given = None if isinstance(config, LogprobConfig) else config.head_weights
+        self._name = config.name
         self._values = self._logprobs if self._is_language_model else self._rewards
 
     @property
@@ -64,8 +68,11 @@ class Reference:
         self._model.config.get_text_config().pad_token_id = pad
 
     def _rewards(self, texts: Sequence[TokenIds], pad: int = 0) -> npt.NDArray[np.float64]:
-        logits = self._model(**_inputs(texts, pad)).logits
-        return np.asarray(logits[:, 0].double().cpu().numpy())
+        outputs = self._model(**_inputs(texts, pad)).logits.double().cpu().numpy()
+        rewards: npt.NDArray[np.float64] = outputs @ head_weights(
+            self._given, outputs.shape[1], self._name
+        )
+        return rewards
 
     def _logprobs(self, texts: Sequence[TokenIds], pad: int = 0) -> npt.NDArray[np.float64]:
         """Of marked texts, as `scorers.continuation.mark` makes them."""

@@ -20,6 +20,8 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 SEED = 1
+ENSEMBLE = ("base-l-30000-votes", "base-m-30000-votes", "base-forum-30000-votes")
+"""Reward models on different language models, made one."""
 SEARCHED = (
     "base-m-30000-votes",
     "base-l-30000-votes",
@@ -29,8 +31,6 @@ SEARCHED = (
     "base-m-30000-votes-noise30",
 )
 """Reward models of the search: on each base model one, and two poor ones."""
-ENSEMBLE = ("base-l-30000-votes", "base-m-30000-votes", "base-forum-30000-votes")
-"""Reward models on different language models, made one."""
 
 
 def evaluate_config() -> dict[str, Any]:

@@ -58,8 +58,8 @@ class Plan(NamedTuple):
         num_prompts: Prompts of a best-of-K file; each generator replies to all of them.
         max_rows: Rows of a best-of-K file per generator, of those that pass the filter.
         num_pool_prompts: Prompts of the pool, per family.
-        num_search_prompts: Prompts that policies are sampled on, per family.
         num_mistakes: Pairs of a right answer and a mistake, per family.
+        num_search_prompts: Prompts that policies are sampled on, per family.
     """
 
     bases: Sequence[BaseRecipe] = BASE_RECIPES
@@ -69,8 +69,8 @@ class Plan(NamedTuple):
     num_prompts: int = 32
     max_rows: int = 20
     num_pool_prompts: int = 24
-    num_search_prompts: int = 48
     num_mistakes: int = 80
+    num_search_prompts: int = 48
 
 
 def build_world(folder: Path, plan: Plan, seed: int) -> None:

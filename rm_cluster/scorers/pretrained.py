@@ -34,20 +34,20 @@ class Pretrained(NamedTuple):
     def contract(self) -> dict[str, Any]:
         """What decides any measurement of the model; reads all the weights."""
         config = self.config
-        vllm = {"engine_args": config.engine_args} if config.engine == "vllm" else {}
         tokenizer, extrapolate = config.tokenizer, config.extrapolate
         made = extrapolate and {
             "base": fingerprint(extrapolate.base, extrapolate.revision),
             "alpha": extrapolate.alpha,
         }
+        vllm = {"engine_args": config.engine_args} if config.engine == "vllm" else {}
         return {
             "fingerprint": fingerprint(config.model, config.revision),
             "tokenizer": tokenizer and fingerprint(tokenizer, config.revision, weights=False),
             "dtype": self.dtype,
             "engine": config.engine,
             "attn_implementation": config.attn_implementation,
-            **vllm,
             **({"extrapolation": made} if made else {}),
+            **vllm,
         }
 
     @property

@@ -169,9 +169,9 @@ def similarity_bonus(pools: Pools, similarity_PNN: npt.ArrayLike) -> Floats:
     largest of these alone. The papers write the MBR score as a sum; beta refers to the mean.
     """
     similarity = pools.similarity(similarity_PNN)
-    means: Floats = np.mean(
-        similarity, axis=2, dtype=np.float64, where=pools.present_PN[:, None, :]
-    )
+    # without a candidate the similarity is 0
+    sums: Floats = np.sum(similarity, axis=2, dtype=np.float64)
+    means = sums / pools.sizes_P[:, None]
     return np.where(pools.present_PN, means, 0.0)
 
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.metrics.judged import Bools, Floats, Ints
@@ -61,8 +60,8 @@ class SearchPool(NamedTuple):
         sizes: Ints = (~np.isnan(self.rewards_MPN[0])).sum(axis=1)
         return sizes
 
-    def prompts(self, which: npt.NDArray[Any]) -> SearchPool:
-        """Some of the prompts."""
+    def prompts(self, which: Bools | slice) -> SearchPool:
+        """Some of the prompts; a slice copies nothing."""
         return self._replace(
             rewards_MPN=self.rewards_MPN[:, which],
             **{

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
 from ray import tune
 
 from rm_cluster.searching.choice import Choice, try_choice
@@ -30,7 +29,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]
         began = time.perf_counter()
         left = self._num_steps - 1 - self.iteration
         num_prompts = max(1, len(self._pool.criterion_PN) >> left)
-        outcome = try_choice(self._pool.prompts(np.arange(num_prompts)), self._choice)
+        outcome = try_choice(self._pool.prompts(slice(num_prompts)), self._choice)
         return {
             "value": float(outcome.value_P.mean()),
             "tokens": float(outcome.tokens_P.mean()),

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 
 from rm_cluster.config.base import Config
 from rm_cluster.config.reward_models import ClassifierConfig, LogprobConfig
-from rm_cluster.config.runs import BenchmarkConfig
+from rm_cluster.config.runs import BenchmarkConfig, unique_names
 
 
 class DoctorConfig(Config):
@@ -22,3 +22,5 @@ class DoctorConfig(Config):
     """Of each benchmark, from its beginning."""
     output_dir: str = Field(default="results/doctor", min_length=1)
     """Folder or fsspec URL."""
+
+    _unique_names = unique_names("reward_models", "benchmarks")

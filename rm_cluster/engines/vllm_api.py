@@ -2,6 +2,8 @@
 
 The model runs in this process, so that nothing outlives it and requests are batched in the same way
 each time. Set VLLM_ENABLE_V1_MULTIPROCESSING=1 for vLLM's own choice, a process for the engine.
+An architecture that vLLM knows through transformers alone cannot be built by transformers any more
+in the same process.
 """
 
 from __future__ import annotations

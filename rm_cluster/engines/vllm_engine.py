@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,9 +72,7 @@ class LogprobEngine:
     """
 
     def __init__(self, config: LogprobConfig, dtype: str, num_threads: int | None = None) -> None:
-        hf = AutoConfig.from_pretrained(
-            config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        hf = _language_model_config(config)
         tokens = min(8192, max(128, _LOGITS_IN_MEMORY // hf.get_text_config().vocab_size))
         self._vllm = Vllm(config, dtype, "generate", num_threads, tokens)
 
@@ -135,6 +134,7 @@ class SamplingEngine:
     ) -> None:
         self._config = config
         self._ends = list(ends)
+        _language_model_config(config)
         self._vllm = Vllm(config, dtype, "generate", num_threads)
 
     def sample(self, prompts: Sequence[TokenIds], first: int = 0) -> list[list[Sample]]:
@@ -157,6 +157,24 @@ class SamplingEngine:
         )
         samples = [Sample(one.token_ids, float(one.logprobs.sum()), one.ended) for one in drawn]
         return [samples[i : i + num_drawn] for i in range(0, len(samples), num_drawn)]
+
+
+def _language_model_config(config: PretrainedConfig) -> Any:
+    """The Hugging Face config of what is not a classifier, whose lm_head vLLM would make up.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    hf = AutoConfig.from_pretrained(
+        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    kinds = hf.architectures or []
+    if any("SequenceClassification" in kind for kind in kinds):
+        raise ConfigError(
+            f"Cannot load {config.name!r} as a causal language model: it is a {kinds[0]}, whose "
+            "weights lack an lm_head."
+        )
+    return hf
 
 
 def _seed(seed: int, number: int, prompt: TokenIds) -> int:

@@ -5,6 +5,7 @@ everything that should give the same numbers: our engine with one text and with 
 padded, whatever the pad token, and vLLM where it is installed.
 """
 
-from rm_cluster.parity.examination import DoctorResult, doctor
+from rm_cluster.parity.examination import doctor
+from rm_cluster.parity.result import DoctorResult
 
 __all__ = ["DoctorResult", "doctor"]

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
 from rm_cluster.benchmarks import RejectedRow, read_rows
 from rm_cluster.config import BenchmarkConfig, DoctorConfig, LogprobConfig, ScoringConfig
 from rm_cluster.engines import vllm_arguments
+from rm_cluster.engines.packing import is_packed
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.parity.conditions import (
     BATCH_SIZE,
@@ -29,6 +27,7 @@ from rm_cluster.parity.conditions import (
     compute,
     conditions,
 )
+from rm_cluster.parity.result import DoctorResult
 from rm_cluster.parsing import parse_config
 from rm_cluster.scorers import Classifier, Logprob
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds
@@ -56,40 +55,17 @@ class Encoded(NamedTuple):
     """Rows without tokens, mostly because they are too long."""
 
 
-@dataclass(frozen=True)
-class DoctorResult:
-    """The outcome of `doctor`.
+class Case(NamedTuple):
+    """One model, and what it came to under the conditions so far."""
 
-    Attributes:
-        table: One row per model and condition: `reward_model, engine, condition, pad_token, dtype,
-            n` (texts), `n_failed` (rows), `max_difference` and `median_difference` from the
-            reference, `n_beyond` (texts outside the tolerance), `n_pairs`, `n_flipped` (pairs in
-            another order than by the reference), `tolerance`, `within` (None where nothing was
-            computed, or in another dtype than float32), `seconds`, `note`.
-        config: What was asked for.
-        run: Versions, contracts and seconds.
-    """
-
-    table: pd.DataFrame
-    config: DoctorConfig
-    run: dict[str, Any]
-
-    @property
-    def healthy(self) -> bool:
-        """Whether our own engine agrees with the reference, in float32, under every condition."""
-        ours = self.table[(self.table["engine"] == "torch") & self.table["within"].notna()]
-        return bool(ours["within"].all())
-
-    def save(self, dir: str) -> None:
-        """Write the table, the resolved config, the report and the run's record."""
-        from rm_cluster.report.parity import write_report
-
-        folder = Folder(dir)
-        folder.write_text("doctor.csv", self.table.to_csv(index=False))
-        folder.write_table("doctor.parquet", pa.Table.from_pandas(self.table, preserve_index=False))
-        folder.write_text("config.yaml", self.config.to_yaml())
-        write_report(self, folder)
-        folder.write_text("run.json", json.dumps(self.run, indent=2) + "\n")
+    model: AnyModel
+    encoded: Encoded
+    texts: list[TokenIds]
+    eos: int | None
+    expected: Values
+    """[n] by the reference."""
+    found: dict[Condition, tuple[Values | str, float] | None]
+    """Values, or why there are none, and seconds; None where that is to come."""
 
 
 def doctor(config: DoctorConfig | Mapping[str, Any] | str | Path) -> DoctorResult:
@@ -112,9 +88,8 @@ def doctor(config: DoctorConfig | Mapping[str, Any] | str | Path) -> DoctorResul
     scorers: dict[str, Classifier | Logprob] = {
         model.name: _scorer(model) for model in run.reward_models
     }
-    lines = [
-        line for model in run.reward_models for line in _examine(model, scorers[model.name], rows)
-    ]
+    cases = [_examine(model, scorers[model.name], rows) for model in run.reward_models]
+    lines = [line for case in cases for line in _finish(case)]
     result = DoctorResult(
         pd.DataFrame(lines),
         run,
@@ -145,38 +120,46 @@ def _scorer(model: AnyModel) -> Classifier | Logprob:
     return Classifier(truncation=truncation, **model.model_dump())
 
 
-def _examine(
-    model: AnyModel, scorer: Classifier | Logprob, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
-    """Every condition of one model."""
+def _examine(model: AnyModel, scorer: Classifier | Logprob, rows: Sequence[Row]) -> Case:
+    """The reference of one model, and every condition but vLLM's."""
     from rm_cluster.parity.reference import Reference
 
     encoded = _encode(model, scorer.encode(rows), rows)
     texts = [text for group in encoded.groups for text in group]
-    dtype, tokenizer = scorer.pretrained.dtype, scorer.pretrained.tokenizer
-    eos = tokenizer.eos_token_id
+    hf, tokenizer = scorer.pretrained.hf, scorer.pretrained.tokenizer
+    eos, own = tokenizer.eos_token_id, hf.get_text_config().pad_token_id
+    own = tokenizer.pad_token_id or 0 if own is None else own
     reference = Reference(model, "float32")
     expected = reference.one_at_a_time(texts)
-    own = scorer.pretrained.hf.get_text_config().pad_token_id
-    own = tokenizer.pad_token_id or 0 if own is None else own
     pads: list[Pad] = ["own"]
     if reference.is_decoder and eos not in (None, own):
         pads.append("eos")
-    packed = scorer.pretrained.is_packed
-    found: dict[Condition, tuple[Values | str, float]] = {}
-    for condition in conditions(dtype=dtype, packed=packed, pads=pads):
+    packed = is_packed(model.model_copy(update={"attn_implementation": None}), hf)
+    found: dict[Condition, tuple[Values | str, float] | None] = dict.fromkeys(
+        conditions(dtype=scorer.pretrained.dtype, packed=packed, pads=pads)
+    )
+    for condition in found:
         if condition.engine == "transformers" and condition.dtype == "float32":
             began = time.monotonic()
             values = reference.padded(texts, BATCH_SIZE, own if condition.pad == "own" else eos)
             found[condition] = values, time.monotonic() - began
     del reference
-    for condition in conditions(dtype=dtype, packed=packed, pads=pads):
-        if condition not in found:
-            found[condition] = _run(model, condition, encoded, texts, eos)
-            _free()
+    case = Case(model, encoded, texts, eos, expected, found)
+    for condition, done in found.items():
+        if done is None and condition.engine != "vllm":
+            found[condition] = _run(case, condition)
+    return case
+
+
+def _finish(case: Case) -> list[dict[str, Any]]:
+    """The lines of one model, after what vLLM makes of it.
+
+    That comes last: a model that vLLM knows through transformers alone cannot be built by
+    transformers any more in the same process.
+    """
     return [
-        _compare(model, condition, encoded, expected, values, seconds)
-        for condition, (values, seconds) in found.items()
+        _compare(case, condition, *(done or _run(case, condition)))
+        for condition, done in case.found.items()
     ]
 
 
@@ -199,44 +182,37 @@ def _encode(model: AnyModel, groups: Sequence[EncodedGroup], rows: Sequence[Row]
     )
 
 
-def _run(
-    model: AnyModel,
-    condition: Condition,
-    encoded: Encoded,
-    texts: Sequence[TokenIds],
-    eos: int | None,
-) -> tuple[Values | str, float]:
+def _run(case: Case, condition: Condition) -> tuple[Values | str, float]:
     """The values under a condition, or why there are none; and the seconds, start-up included."""
     from rm_cluster.parity.reference import Reference
 
+    model = case.model
     began = time.monotonic()
     logger.info("%s: %s, %s, %s", model.name, condition.engine, condition.how, condition.dtype)
     if condition.engine == "vllm" and vllm_arguments.version() is None:
         return "not installed", 0.0
     try:
         if condition.engine == "transformers":
-            values = Reference(model, condition.dtype).one_at_a_time(texts)
+            values = Reference(model, condition.dtype).one_at_a_time(case.texts)
         else:
-            values = compute(model, condition, encoded.groups, eos)
+            values = compute(model, condition, case.encoded.groups, case.eos)
     except ConfigError as error:
         if condition.engine != "vllm":
             raise
         return str(error).splitlines()[0], time.monotonic() - began
+    finally:
+        _free()
     return values, time.monotonic() - began
 
 
 def _compare(
-    model: AnyModel,
-    condition: Condition,
-    encoded: Encoded,
-    expected: Values,
-    values: Values | str,
-    seconds: float,
+    case: Case, condition: Condition, values: Values | str, seconds: float
 ) -> dict[str, Any]:
     """One line of the table."""
-    tolerance = TOLERANCE[model.type]
+    expected, encoded = case.expected, case.encoded
+    tolerance = TOLERANCE[case.model.type]
     line: dict[str, Any] = {
-        "reward_model": model.name,
+        "reward_model": case.model.name,
         "engine": condition.engine,
         "condition": condition.how,
         "pad_token": condition.pad,

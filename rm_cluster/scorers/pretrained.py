@@ -55,12 +55,7 @@ class Pretrained(NamedTuple):
         """How texts are put together in a forward pass, if the model is causal."""
         if self.config.engine == "vllm":
             return "continuous, prefixes cached"
-        return "packed, prefixes shared" if self.is_packed else "padded"
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether torch lets its texts share rows."""
-        return is_packed(self.config, self.hf)
+        return "packed, prefixes shared" if is_packed(self.config, self.hf) else "padded"
 
 
 def open_pretrained(config: PretrainedConfig) -> Pretrained:

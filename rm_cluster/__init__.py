@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rm_cluster.scorers import (
         Classifier,
         Embedding,
+        Ensemble,
         Generator,
         Judge,
         Length,
@@ -42,6 +43,7 @@ __all__ = [
     "Classifier",
     "CorrelateConfig",
     "Embedding",
+    "Ensemble",
     "EvalResult",
     "EvaluateConfig",
     "GenerateConfig",
@@ -71,6 +73,7 @@ _HOMES = {
     "Classifier": "scorers",
     "CorrelateConfig": "config",
     "Embedding": "scorers",
+    "Ensemble": "scorers",
     "EvalResult": "result",
     "EvaluateConfig": "config",
     "GenerateConfig": "config",

@@ -19,6 +19,7 @@ SIGNATURES = {
     "search": ["config"],
     "Classifier": ["truncation", "options"],
     "Embedding": ["options"],
+    "Ensemble": ["members", "options"],
     "Generator": ["options"],
     "Judge": ["truncation", "options"],
     "Length": ["options"],
@@ -29,7 +30,7 @@ SIGNATURES = {
 
 def test_names() -> None:
     assert rmc.__all__ == [
-        "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "EvalResult",
+        "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "Ensemble", "EvalResult",
         "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "LogRatio",
         "Logprob", "RMClusterError", "SearchConfig", "SearchResult", "annotate", "best_of_n",
         "correlate", "doctor", "downstream", "evaluate", "generate", "load_benchmark",

@@ -20,6 +20,7 @@ from rm_cluster.config import (
 from rm_cluster.errors import ConfigError
 from rm_cluster.scorers.classifier import Classifier
 from rm_cluster.scorers.embedding import Embedding
+from rm_cluster.scorers.ensemble import Ensemble
 from rm_cluster.scorers.generator import Generator
 from rm_cluster.scorers.judge import Judge
 from rm_cluster.scorers.length import Length
@@ -33,6 +34,7 @@ __all__ = [
     "AnyScorerConfig",
     "Classifier",
     "Embedding",
+    "Ensemble",
     "Generator",
     "Judge",
     "Length",

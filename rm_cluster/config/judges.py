@@ -87,7 +87,8 @@ class JudgeConfig(PretrainedConfig):
         local = [
             name
             for name, field in PretrainedConfig.model_fields.items()
-            if name not in ("model", "name") and getattr(self, name) != field.default
+            if name not in ("model", "name")
+            and getattr(self, name) != field.get_default(call_default_factory=True)
         ]
         if self.endpoint is not None and local:
             raise ValueError(f"{local[0]} is for models that run here, not behind an endpoint")

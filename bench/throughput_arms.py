@@ -158,7 +158,12 @@ def static(folder: Path, dtype: str) -> dict[str, object]:
 
 
 def vllm(folder: Path, dtype: str) -> dict[str, object]:
-    """Pooling in vLLM, with its prefix cache on and empty, over token ids that are ready."""
+    """Pooling in vLLM, with its prefix cache on and empty, over token ids that are ready.
+
+    In this process, eager and in small blocks, which is about twice as fast on two cores as its
+    defaults are.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM, PoolingParams
 
     groups = json.loads((folder / "token_ids.json").read_text())
@@ -169,6 +174,9 @@ def vllm(folder: Path, dtype: str) -> dict[str, object]:
         dtype=dtype,
         enable_prefix_caching=True,
         max_model_len=4096,
+        enforce_eager=True,
+        block_size=32,
+        kv_cache_memory_bytes=2**30,
         disable_log_stats=True,
     )
     params = PoolingParams(use_activation=False)

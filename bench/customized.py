@@ -35,7 +35,7 @@ from rm_cluster.scorers.customization import Customizer
 from rm_cluster.types import Row
 
 NUM_THREADS = 2
-NUM_PROMPTS = 18
+NUM_PROMPTS = 12
 PADDED_TOKENS, PACKED_TOKENS = 1024, 8192
 MODEL = {
     "hidden_size": 384,

@@ -12,13 +12,21 @@ if TYPE_CHECKING:
     from rm_cluster import best_of_n, downstream, metrics
     from rm_cluster.annotation import annotate
     from rm_cluster.benchmarks import load_benchmark
-    from rm_cluster.config import AnnotateConfig, CorrelateConfig, EvaluateConfig, GenerateConfig
+    from rm_cluster.config import (
+        AnnotateConfig,
+        CorrelateConfig,
+        EvaluateConfig,
+        GenerateConfig,
+        SearchConfig,
+    )
     from rm_cluster.downstream import correlate
     from rm_cluster.errors import RMClusterError
     from rm_cluster.evaluation import evaluate
     from rm_cluster.generation import generate
     from rm_cluster.result import EvalResult, load_result
     from rm_cluster.scorers import Classifier, Embedding, Generator, Judge, Length, Logprob
+    from rm_cluster.search_result import SearchResult
+    from rm_cluster.searching.job import search
 
 __all__ = [
     "AnnotateConfig",
@@ -33,6 +41,8 @@ __all__ = [
     "Length",
     "Logprob",
     "RMClusterError",
+    "SearchConfig",
+    "SearchResult",
     "annotate",
     "best_of_n",
     "correlate",
@@ -42,6 +52,7 @@ __all__ = [
     "load_benchmark",
     "load_result",
     "metrics",
+    "search",
 ]
 
 _HOMES = {
@@ -57,12 +68,15 @@ _HOMES = {
     "Length": "scorers",
     "Logprob": "scorers",
     "RMClusterError": "errors",
+    "SearchConfig": "config",
+    "SearchResult": "search_result",
     "annotate": "annotation",
     "correlate": "downstream",
     "evaluate": "evaluation",
     "generate": "generation",
     "load_benchmark": "benchmarks",
     "load_result": "result",
+    "search": "searching.job",
 }
 
 

@@ -83,15 +83,31 @@ class Replica:
 
 
 @contextlib.contextmanager
+def ray_cluster() -> Iterator[None]:
+    """Use the Ray cluster at hand, or start a local one for as long as this lasts."""
+    _quiet()
+    started = not ray.is_initialized()
+    if started:
+        ray.init(configure_logging=False)
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
 def connect() -> Iterator[None]:
-    """Use the Ray cluster at hand, or start a local one for as long as this lasts.
+    """`ray_cluster`, with Serve on it.
 
     Serve is left up where it was, and where this process owns the cluster.
     """
-    _quiet()
-    started_ray = not ray.is_initialized()
-    if started_ray:
-        ray.init(configure_logging=False)
+    with ray_cluster(), _serve():
+        yield
+
+
+@contextlib.contextmanager
+def _serve() -> Iterator[None]:
     started_serve = not _serve_is_up()
     # no HTTP port: requests come through handles only
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
@@ -103,8 +119,6 @@ def connect() -> Iterator[None]:
         # a local cluster takes Serve with it; on another one, apps of others keep it up
         if started_serve and not serve.status().applications and not _owns_cluster():
             serve.shutdown()
-        if started_ray:
-            ray.shutdown()
 
 
 def _quiet() -> None:

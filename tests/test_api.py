@@ -15,6 +15,7 @@ SIGNATURES = {
     "generate": ["config"],
     "load_benchmark": ["name", "path", "limit"],
     "load_result": ["dir"],
+    "search": ["config"],
     "Classifier": ["truncation", "options"],
     "Embedding": ["options"],
     "Generator": ["options"],
@@ -28,8 +29,9 @@ def test_names() -> None:
     assert rmc.__all__ == [
         "AnnotateConfig", "Classifier", "CorrelateConfig", "Embedding", "EvalResult",
         "EvaluateConfig", "GenerateConfig", "Generator", "Judge", "Length", "Logprob",
-        "RMClusterError", "annotate", "best_of_n", "correlate", "downstream", "evaluate",
-        "generate", "load_benchmark", "load_result", "metrics",
+        "RMClusterError", "SearchConfig", "SearchResult", "annotate", "best_of_n", "correlate",
+        "downstream", "evaluate", "generate", "load_benchmark", "load_result", "metrics",
+        "search",
     ]  # fmt: skip
     for name in rmc.__all__:
         assert getattr(rmc, name) is not None

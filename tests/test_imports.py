@@ -32,11 +32,13 @@ LAYERS = [
     {"serving", "pipeline", "scoring", "preparing"},
     {"measurement"},
     {"record"},
-    {"result", "correlation", "candidates", "annotated", "report"},
+    {"result", "correlation", "candidates", "annotated", "search_result", "report"},
     {"evaluation", "generation", "annotation"},
+    {"searching"},
 ]
 MAY_IMPORT_RAY = {
-    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "generation.py", "tuning.py",
+    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "evaluation.py",
+    "generation.py", "tuning.py", "trial.py",
 }  # fmt: skip
 
 

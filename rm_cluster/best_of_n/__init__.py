@@ -9,6 +9,7 @@ from __future__ import annotations
 from rm_cluster.best_of_n.choosing import (
     BetaChoice,
     BetaOutcome,
+    best_beta,
     choose_and_judge,
     choose_beta,
     development_prompts,
@@ -31,6 +32,7 @@ from rm_cluster.best_of_n.hacking import (
     win_chances,
     wins,
 )
+from rm_cluster.best_of_n.overlap import token_overlap
 from rm_cluster.best_of_n.path import BetaPaths, beta_path, beta_paths
 from rm_cluster.best_of_n.rules import (
     DETERMINISTIC,
@@ -51,6 +53,7 @@ __all__ = [
     "BetaPaths",
     "OverOptimization",
     "Resampled",
+    "best_beta",
     "beta_path",
     "beta_paths",
     "bonus",
@@ -73,6 +76,7 @@ __all__ = [
     "select_probabilities",
     "spearman_per_pool",
     "taken",
+    "token_overlap",
     "win_chances",
     "wins",
     "zscore_pools",

@@ -98,6 +98,20 @@ def development_prompts(num_prompts: int, num_dev: int, seed: int = 0) -> Bools:
     return dev
 
 
+def best_beta(
+    rewards_PN: npt.ArrayLike, bonus_PN: npt.ArrayLike, criterion_PN: npt.ArrayLike
+) -> tuple[float, float]:
+    """The beta of `choose_beta` and its mean criterion, without what a bootstrap says of them.
+
+    Raises:
+        DataFormatError: An array is not what it should be.
+    """
+    criterion = Pools.of(rewards_PN).aligned("criterion_PN", criterion_PN)
+    breakpoints, means = beta_paths(rewards_PN, bonus_PN).mean_of(criterion)
+    best = int(first_peak(means[None])[0])
+    return _middle(np.concatenate([[0.0], breakpoints, [np.inf]]), best), float(means[best])
+
+
 def choose_beta(
     rewards_PN: npt.ArrayLike,
     bonus_PN: npt.ArrayLike,

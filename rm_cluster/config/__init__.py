@@ -43,6 +43,7 @@ from rm_cluster.config.runs import (
     ScoringConfig,
     ServingConfig,
 )
+from rm_cluster.config.search import CallbackConfig, SearchConfig, SearchSpace
 
 __all__ = [
     "BENCHMARK_TYPES",
@@ -50,6 +51,7 @@ __all__ = [
     "AnnotateConfig",
     "BenchmarkConfig",
     "BenchmarkType",
+    "CallbackConfig",
     "CausalConfig",
     "ClassifierConfig",
     "Config",
@@ -78,6 +80,8 @@ __all__ = [
     "RewardModelConfig",
     "RouterConfig",
     "ScoringConfig",
+    "SearchConfig",
+    "SearchSpace",
     "ServingConfig",
     "TemplatesConfig",
 ]

@@ -147,6 +147,24 @@ def pair_heat_map(pairs: pd.DataFrame, sweep: str, benchmark: str) -> Figure:
     )  # fmt: skip
 
 
+def choice_heat_map(choices: pd.DataFrame, title: str) -> Figure:
+    """Gold of the picks by reward model and rule of Best-of-N, with the strength that was chosen.
+
+    Args:
+        choices: model, rule, gold, gold_low, gold_high, n_test.
+        title: What gold is.
+    """
+    ends = {"gold": "value", "gold_low": "ci_low", "gold_high": "ci_high", "n_test": "n"}
+    cells = choices[["model", "rule", *ends]].rename(columns=ends)
+    spread = cells["value"].max() - cells["value"].min()
+    shade = (cells["value"] - cells["value"].min()) / spread if spread > 0 else 0.5
+    cells = with_order(cells.assign(shade=shade), "model", "rule")
+    note = "The bluer the better. Intervals appear on pointing. mbr asks no reward model."
+    return _heat_map(
+        "reward model by rule", title, note, cells, "model", "rule", "gold", diverging=False
+    )
+
+
 def _of_coefficient(correlations: pd.DataFrame, name: str, position: int) -> pd.DataFrame:
     ends = {f"{name}_low": "ci_low", f"{name}_high": "ci_high", f"{name}_p": "p", f"{name}_q": "q"}
     columns = ["domain", "metric", "outcome", "n"]

@@ -20,6 +20,15 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 SEED = 1
+SEARCHED = (
+    "base-m-30000-votes",
+    "base-l-30000-votes",
+    "base-forum-30000-votes",
+    "base-s-12000-votes",
+    "base-s-1200-votes",
+    "base-m-30000-votes-noise30",
+)
+"""Reward models of the search: on each base model one, and two poor ones."""
 
 
 def evaluate_config() -> dict[str, Any]:
@@ -62,6 +71,25 @@ def generate_config() -> dict[str, Any]:
         },
         "prompts": str(world / "prompts.jsonl"),
         "verifier": "rm_cluster.sandbox.tasks:verify_row",
+    }
+
+
+def search_config(pool: str) -> dict[str, Any]:
+    """Return the embedded default of the search job, on candidates of `generate_config`.
+
+    Args:
+        pool: Where they are.
+    """
+    world = build()
+    return {
+        "pool": pool,
+        "reward_models": [
+            {"type": "classifier", "name": name, "model": str(world / "reward_models" / name)}
+            for name in SEARCHED
+        ],
+        "space": {
+            "rules": ["mbr", "rbon_kl", "rbon_wd", "rbon_l", "srbon_kl", "soft_bon"],
+        },
     }
 
 

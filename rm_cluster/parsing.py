@@ -109,7 +109,7 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
 
 def _shown(value: Any, where: str) -> str:
     """A wrong value, but for what may be a secret; of a mapping the keys."""
-    if where in ("api_key_env", "base_url"):
+    if where in ("api_key_env", "base_url", "endpoint"):
         return "what is not shown, because a key may be in it"
     if isinstance(value, Mapping):
         told = {key: value[key] if key in ("type", "name") else ... for key in value}

@@ -18,6 +18,7 @@ import pytest
 
 import rm_cluster as rmc
 from rm_cluster.errors import ConfigError, ScoringError
+from rm_cluster.report.terminal import summary
 from tests.chat_server import KEY, KEY_VARIABLE, ChatServer, Reply, chat_server, question, said
 from tests.families import CAUSAL, save_family
 from tests.models import tokenizer
@@ -118,6 +119,10 @@ def test_a_hostile_judge_costs_what_it_spoils_and_no_more(tmp_path: Path, data: 
     assert result.run["reward_models"]["judge"]["asked"]["mine"] == {
         "n_questions": 12, "n_unscored": 3, "n_failed_questions": 2, "n_inconsistent": 1,
     }  # fmt: skip
+    told = summary(result)
+    assert "the order decided 0.143" in told
+    assert "of 12 questions to judge 3 had no verdict in the answer and 2 no answer" in told
+    assert "Judges: the order of replies" in (tmp_path / "out" / "report.html").read_text()
     errors = result.rewards.set_index("id")["error"].dropna()
     assert "unscored" in errors["r0"]
     assert "answers 500: internal" in errors["r2"]

@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 
-from rm_cluster.config import JudgeConfig
+from rm_cluster.config import EvaluateConfig, JudgeConfig
 from rm_cluster.errors import ConfigError
+from rm_cluster.parsing import parse_config
 from rm_cluster.scorers import Judge
 from rm_cluster.scorers.judge_prompt import JudgePrompt
 from rm_cluster.scorers.questions import question_rows
@@ -25,6 +26,7 @@ SHORT = (
     "{{ fence('p', prompt[-1].content) }}{% for c in completions %}{{ fence('r', c) }}{% endfor %}?"
 )
 """A judge's prompt that is no task for float64."""
+SECRET = "sk-secret"
 KIND = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
 ROWS = [
     row("What is 2 + 2?", ["4", "five, I think", "22"], id="a"),
@@ -162,3 +164,21 @@ def test_what_a_judge_cannot_be(options: dict[str, Any], reason: str) -> None:
 def test_a_judge_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         Judge(model="./nowhere")
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"endpoint": {"base_url": "http://x", "api_key_env": SECRET}}, "NAME of an environment"),
+        ({"endpoint": {"base_url": "http://x", "api_key": SECRET}}, "Did you mean 'api_key_env'"),
+        ({"endpoint": {"base_url": f"http://me:{SECRET}@x"}}, "without user or query"),
+        ({"endpoint": SECRET}, "endpoint is wrong"),
+        ({"type": "juge", "endpoint": {"api_key": SECRET}}, "must have a type"),
+        ({"method": "guess", "endpoint": {"base_url": "http://x"}}, "method is wrong"),
+    ],
+)
+def test_a_mistake_in_the_config_does_not_show_a_key(model: dict[str, Any], told: str) -> None:
+    judge = {"type": "judge", "model": "m", **model}
+    with pytest.raises(ConfigError, match=told) as caught:
+        parse_config(EvaluateConfig, {"reward_models": [judge], "benchmarks": ["ppe"]})
+    assert SECRET not in str(caught.value)

@@ -11,9 +11,9 @@ from rm_cluster.report.curves import best_of_k
 from rm_cluster.report.derived import gain_sections, sweep_sections
 from rm_cluster.report.heat_maps import domain_heat_map, overview
 from rm_cluster.report.intervals import leaderboard
+from rm_cluster.report.judges import ORDER_METRICS, judge_sections
 from rm_cluster.report.page import Page, Section, write_page
 from rm_cluster.report.table import Table
-from rm_cluster.report.terminal import ONLY_PAIRS
 from rm_cluster.result import EvalResult
 from rm_cluster.store import Folder
 
@@ -70,7 +70,12 @@ def evaluation_page(result: EvalResult) -> Page:
     if result.correlations is not None and result.outcomes is not None:
         sections += correlation_sections(result.metrics, result.outcomes, result.correlations)
     sections += [*sweep_sections(result), *gain_sections(result)]
-    sections += [*_all_metrics(result), *_compared(result), *_judges(result), *_failed(result)]
+    sections += [
+        *_all_metrics(result),
+        *_compared(result),
+        *judge_sections(result),
+        *_failed(result),
+    ]
     return Page(
         title="Reward models compared",
         sections=sections,
@@ -98,8 +103,9 @@ def _benchmark(
     if main["domain"].nunique() > 1:
         figure = domain_heat_map(main, benchmark, metric)
         sections.append(Section(f"{benchmark}: {metric} by domain", figure=figure))
-    if metrics["metric"].nunique() > 1:
-        sections.append(Section(f"{benchmark}: all metrics", figure=overview(ranked, benchmark)))
+    judged = ranked[~ranked["metric"].isin(ORDER_METRICS)]
+    if judged["metric"].nunique() > 1:
+        sections.append(Section(f"{benchmark}: all metrics", figure=overview(judged, benchmark)))
     return sections
 
 
@@ -132,12 +138,6 @@ def _compared(result: EvalResult) -> list[Section]:
     text = "The first minus the other, on the prompts that both scored, drawn alike."
     table = Table.of(result.comparisons, _COMPARISONS, "comparisons.csv")
     return [Section("Paired comparisons", text, table=table)]
-
-
-def _judges(result: EvalResult) -> list[Section]:
-    judges = result.judges_of_pairs().items()
-    text = " ".join(f"{benchmark}: {', '.join(names)} {ONLY_PAIRS}" for benchmark, names in judges)
-    return [Section("Judges of pairs", text)] if text else []
 
 
 def _failed(result: EvalResult) -> list[Section]:

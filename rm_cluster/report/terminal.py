@@ -7,11 +7,11 @@ import pandas as pd
 from rm_cluster.downstream.coefficients import COEFFICIENTS
 from rm_cluster.metrics.pairwise import OVERALL
 from rm_cluster.report.derived_terminal import derived_blocks
+from rm_cluster.report.judges import ORDER_METRICS, judge_lines, order_lines
 from rm_cluster.report.wording import interval, number, signed
 from rm_cluster.result import EvalResult
 
 MAX_CORRELATIONS = 12
-ONLY_PAIRS = "only compared pairs: accuracy, but no ROC AUC and no best-of-K curve."
 
 
 def summary(result: EvalResult) -> str:
@@ -32,10 +32,7 @@ def summary(result: EvalResult) -> str:
             strongest_correlations(str(outcome), table)
             for outcome, table in result.correlations.groupby("outcome", sort=False)
         ]
-    blocks += [
-        f"{benchmark}: {', '.join(names)} {ONLY_PAIRS}"
-        for benchmark, names in result.judges_of_pairs().items()
-    ]
+    blocks += [*order_lines(result), *judge_lines(result)]
     if result.run["partial"]:
         blocks.insert(0, f"PARTIAL: only the first {result.config.limit} prompts of each benchmark")
     blocks.append(f"Saved in {result.config.output_dir}")
@@ -77,7 +74,8 @@ def _others(
     domains = [d for d in sorted(rewards["domain"].unique()) if d in set(table["domain"])]
     if len(domains) == 1 or headline != _headlines(result, benchmark)[-1]:
         domains = []
-    metrics = [m for m in table[table["domain"] == headline]["metric"].unique() if m != main]
+    others = table[table["domain"] == headline]["metric"].unique()
+    metrics = [name for name in others if name not in (main, *ORDER_METRICS)]
     keys = [(headline, metric) for metric in metrics] + [(domain, main) for domain in domains]
     return {
         metric if domain == headline else domain: [

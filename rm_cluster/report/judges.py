@@ -49,7 +49,7 @@ def judge_lines(result: EvalResult) -> list[str]:
         f"{benchmark}: {', '.join(names)} {ONLY_PAIRS}"
         for benchmark, names in result.judges_of_pairs().items()
     ]
-    for name, about in result.run["reward_models"].items():
+    for name, about in result.run.get("reward_models", {}).items():
         for benchmark, counts in about.get("asked", {}).items():
             if "n_questions" in counts:
                 lines.append(

@@ -28,7 +28,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rm_cluster.config import ClassifierConfig, LogprobConfig
-from rm_cluster.engines.decoder import device, right_padded
+from rm_cluster.engines.decoder import right_padded
+from rm_cluster.engines.device import device
 from rm_cluster.engines.packing import pack
 from rm_cluster.engines.torch_engine import ClassifierEngine, LogprobEngine
 

@@ -20,7 +20,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from rm_cluster.config import ScoringConfig, ServingConfig
+from rm_cluster.config import ClassifierConfig, LogprobConfig, ScoringConfig, ServingConfig
 from rm_cluster.errors import ConfigError, ScoringError
 from rm_cluster.scorers import AnyModelConfig, build_model
 from rm_cluster.scorers.generator import GroupSamples, sample_groups
@@ -50,13 +50,18 @@ class Resources(NamedTuple):
 
 
 class Replica:
-    """A model with its weights in memory, answering one request at a time."""
+    """A model with its weights in memory, answering one request at a time.
+
+    Where the engine bears it two: the batches of the next one take the cores that the last batches
+    of the other leave idle.
+    """
 
     def __init__(
         self, config: AnyModelConfig, scoring: ScoringConfig, num_threads: int | None
     ) -> None:
         transformers.utils.logging.disable_progress_bar()
-        self._lock = asyncio.Lock()
+        apart = isinstance(config, ClassifierConfig | LogprobConfig) and config.engine == "torch"
+        self._free = asyncio.Semaphore(2 if apart else 1)
         self._problem: ConfigError | None = None
         try:
             self._model: Any = build_model(config, scoring)
@@ -80,7 +85,7 @@ class Replica:
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
         await self.check()
-        async with self._lock:
+        async with self._free:
             # in a thread, so that health checks are answered meanwhile
             return await asyncio.to_thread(function, self._model, *arguments)
 

@@ -85,3 +85,19 @@ def test_a_chain_of_texts_that_begin_each_other() -> None:
     texts = [ids(*[1] * n) for n in range(1, 3000)]
     packing = pack(texts)
     assert packing.position_ids.max() == 2998
+
+
+def test_a_batch_with_enough_ends_where_little_would_be_computed_again() -> None:
+    groups = [[ids(*[p] * 50, *[9] * k, k) for k in range(10)] for p in (1, 2, 3)]
+    texts = [text for group in groups for text in group]
+    found = tree_batches(texts, 10_000, enough=60)
+    assert [sorted(batch) for batch in found] == [
+        list(range(10)), list(range(10, 20)), list(range(20, 30))
+    ]  # fmt: skip
+    # the limit holds all the same
+    found = tree_batches(texts, 62, enough=60)
+    assert sorted(i for batch in found for i in batch) == list(range(30))
+    assert len(found) > 3
+    # texts that share nothing are cut as soon as there is enough
+    apart = [ids(*[p] * 30) for p in range(6)]
+    assert [len(batch) for batch in tree_batches(apart, 10_000, enough=60)] == [2, 2, 2]

@@ -39,8 +39,8 @@ class PretrainedConfig(Config):
     """One of transformers', for padded batches; our own, with shared prefixes, where None."""
     trust_remote_code: bool = False
     tokens_per_batch: PositiveInt | None = None
-    """Tokens in one forward pass, padding included; 2048 on a CPU and 8192 on a GPU where None, and
-    vLLM's own choice with that engine."""
+    """At most so many tokens in one forward pass, padding included; 8192 where None, and vLLM's own
+    choice with that engine. On a CPU 2048 are enough where more would share no beginnings."""
     extrapolate: ExtrapolationConfig | None = None
     """From another checkpoint through `model` and on; made where the model is loaded, by torch."""
 

@@ -64,7 +64,7 @@ class ServingConfig(Config):
     num_cpus: PositiveFloat | None = None
     """CPUs that a replica reserves; if None, 1 beside a GPU, else 0.4 or what is there for each."""
     max_ongoing_requests: PositiveInt = 2
-    """Requests at one replica: one being scored, the rest waiting there to keep it busy."""
+    """Requests at one replica: being scored, or waiting there to keep it busy."""
     autoscaling: dict[str, Any] = Field(default_factory=dict)
     """Further fields of Ray Serve's AutoscalingConfig, passed through, such as upscale_delay_s."""
 

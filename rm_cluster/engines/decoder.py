@@ -1,7 +1,8 @@
 """The body of a model on torch: token ids in, hidden states out, exact for each text.
 
 Texts of a causal model are packed into one row in which common prefixes are there once, where its
-attention is known to allow that; all others go in length-sorted padded batches.
+attention is known to allow that; all others go in length-sorted padded batches. Packed batches go
+side by side, one on each core.
 
 Shapes: B texts of a batch, T tokens of its longest, N tokens of all, H hidden.
 """
@@ -9,13 +10,16 @@ Shapes: B texts of a batch, T tokens of its longest, N tokens of all, H hidden.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from rm_cluster.config import PretrainedConfig
+from rm_cluster.engines.cores import Cores
+from rm_cluster.engines.device import device
 from rm_cluster.engines.packing import Positions, TokenIds, pack, tree_batches
 from rm_cluster.engines.tree_attention import NAME, Tree
 
@@ -34,13 +38,14 @@ class States(NamedTuple):
     """Of each of these texts, the rows of `hidden` that are its tokens' that were asked for."""
 
 
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def token_budget(config: PretrainedConfig) -> int:
-    """The token budget of a forward pass; a CPU is fastest while a layer's states are in cache."""
-    return config.tokens_per_batch or (2048 if device().type == "cpu" else 8192)
+    """The token budget of a forward pass."""
+    return config.tokens_per_batch or 8192
+
+
+def enough(tokens_per_batch: int) -> int:
+    """Tokens after which a batch may end; a CPU is fastest while a layer's states are in cache."""
+    return min(tokens_per_batch, 2048) if device().type == "cpu" else tokens_per_batch
 
 
 def padded_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
@@ -86,43 +91,64 @@ class Decoder:
         model: Any causal model of transformers, with its head.
         packed: As `packing.is_packed` says.
         tokens_per_batch: At most so many in one forward pass.
+        num_threads: Cores to use on a CPU; as many as torch uses if None.
     """
 
-    def __init__(self, model: Any, *, packed: bool, tokens_per_batch: int) -> None:
+    def __init__(
+        self, model: Any, *, packed: bool, tokens_per_batch: int, num_threads: int | None
+    ) -> None:
         self._body = model.base_model
         self._packed = packed
         self._tokens_per_batch = tokens_per_batch
-        self._rows: torch.Tensor | None = None
+        # models whose attention is not ours may keep something between layers
+        self._cores = Cores(num_threads, side_by_side=packed)
+        self._batch = threading.local()
         if packed:
             model.set_attn_implementation(NAME)
             for name, module in self._body.layers[-1].named_modules():
                 if name.endswith(_ROW_BY_ROW):
                     module.forward = functools.partial(self._in_rows, module.forward)
 
-    def states(self, texts: Sequence[TokenIds], first: Positions) -> Iterator[States]:
-        """Yield the hidden states of texts that differ, some texts at a time.
+    def each(
+        self, texts: Sequence[TokenIds], first: Positions, use: Callable[[States], None]
+    ) -> None:
+        """Hand the hidden states of texts that differ to `use`, some texts at a time.
+
+        Batches come in no order, and several at a time.
 
         Args:
             texts: Token ids of each.
             first: [B] the first token of each whose state is asked for; all after it are, too.
+            use: Called with them, in inference mode.
         """
+        some = enough(self._tokens_per_batch)
         if self._packed:
-            for indices in tree_batches(texts, self._tokens_per_batch):
-                inputs, where = packed_inputs([texts[i] for i in indices])
-                where = [places[first[i] :] for i, places in zip(indices, where, strict=True)]
-                self._rows = torch.from_numpy(np.unique(np.concatenate(where))).to(device())
-                yield States(indices, self._hidden(inputs), where)
+            batches = tree_batches(texts, self._tokens_per_batch, some)
         else:
-            for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
-                # causal states of a text cannot see the padding to its right, so no mask is
-                # needed, and without one attention takes its fast causal path
-                input_ids, _ = right_padded([texts[i] for i in indices])
-                width = input_ids.shape[1]
-                where = [
-                    np.arange(k * width + first[i], k * width + len(texts[i]))
-                    for k, i in enumerate(indices)
-                ]
-                yield States(indices, self._hidden({"input_ids": input_ids}), where)
+            batches = padded_batches([len(ids) for ids in texts], some)
+        states = self._packed_states if self._packed else self._padded_states
+        self._cores.each(lambda indices: use(states(texts, first, indices)), batches)
+
+    def _packed_states(
+        self, texts: Sequence[TokenIds], first: Positions, indices: list[int]
+    ) -> States:
+        inputs, where = packed_inputs([texts[i] for i in indices])
+        where = [places[first[i] :] for i, places in zip(indices, where, strict=True)]
+        self._batch.rows = torch.from_numpy(np.unique(np.concatenate(where))).to(device())
+        return States(indices, self._hidden(inputs), where)
+
+    def _padded_states(
+        self, texts: Sequence[TokenIds], first: Positions, indices: list[int]
+    ) -> States:
+        # causal states of a text cannot see the padding to its right, so no mask is needed, and
+        # without one attention takes its fast causal path
+        input_ids, _ = right_padded([texts[i] for i in indices])
+        width = input_ids.shape[1]
+        where = [
+            np.arange(k * width + first[i], k * width + len(texts[i]))
+            for k, i in enumerate(indices)
+        ]
+        return States(indices, self._hidden({"input_ids": input_ids}), where)
 
     def _hidden(self, inputs: dict[str, Any]) -> torch.Tensor:
         hidden: torch.Tensor = self._body(**inputs, use_cache=False)[0]
@@ -132,9 +158,10 @@ class Decoder:
         self, forward: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor
     ) -> torch.Tensor:
         """Of the last layer, compute only the rows that are asked for; the others are zeros."""
-        here = forward(hidden[:, self._rows])
+        rows = self._batch.rows
+        here = forward(hidden[:, rows])
         out = here.new_zeros(1, hidden.shape[1], here.shape[-1])
-        out[:, self._rows] = here
+        out[:, rows] = here
         return out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rm_cluster.config import ExtrapolationConfig, PretrainedConfig
-from rm_cluster.engines.decoder import device
+from rm_cluster.engines.device import device
 from rm_cluster.errors import ConfigError
 
 Mend = Callable[[Any, PretrainedConfig, Sequence[str]], bool]

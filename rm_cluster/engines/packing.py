@@ -22,6 +22,9 @@ Positions = npt.NDArray[np.int64]
 MIN_SAVED = 16
 """A common prefix is shared where that saves as many tokens; fewer cost less than one more call."""
 
+_LITTLE = 8
+"""To compute an eighth of a batch again costs less than a batch that is too large for the cache."""
+
 VERIFIED = frozenset(("gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"))
 """Model types whose packed rewards and log-probs the tests compare with one text at a time."""
 
@@ -65,8 +68,13 @@ def common_prefixes(texts: Sequence[TokenIds]) -> list[int]:
     return [_common_prefix(a, b) for a, b in pairwise(texts)]
 
 
-def tree_batches(texts: Sequence[TokenIds], tokens_per_batch: int) -> list[list[int]]:
+def tree_batches(
+    texts: Sequence[TokenIds], tokens_per_batch: int, enough: int | None = None
+) -> list[list[int]]:
     """Cut different texts into batches of at most so many tokens, what they share counted once.
+
+    With `enough` tokens a batch ends where the next text shares little with the one before, which
+    would be computed again.
 
     Returns:
         Indices into `texts`, sorted by content in and across batches; a longer text has a batch to
@@ -75,16 +83,16 @@ def tree_batches(texts: Sequence[TokenIds], tokens_per_batch: int) -> list[list[
     order = sorted(range(len(texts)), key=lambda i: texts[i].tobytes())
     shared = [0, *common_prefixes([texts[i] for i in order])]
     found: list[list[int]] = []
-    room = 0
+    size = tokens_per_batch
     for index, num_shared in zip(order, shared, strict=True):
         new = len(texts[index]) - num_shared
-        if found and new <= room:
-            found[-1].append(index)
-        else:
-            new = len(texts[index])
-            room = tokens_per_batch
+        full = enough is not None and size + new > enough and num_shared * _LITTLE <= size
+        if full or size + new > tokens_per_batch:
+            size = len(texts[index])
             found.append([index])
-        room -= new
+        else:
+            size += new
+            found[-1].append(index)
     return found
 
 

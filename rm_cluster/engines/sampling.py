@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from rm_cluster.config import GeneratorConfig
-from rm_cluster.engines.decoder import device, token_budget
+from rm_cluster.engines.decoder import token_budget
+from rm_cluster.engines.device import device
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.packing import TokenIds
 

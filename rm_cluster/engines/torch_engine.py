@@ -18,12 +18,14 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from rm_cluster.config import ClassifierConfig, EmbeddingConfig, LogprobConfig
 from rm_cluster.engines.decoder import (
     Decoder,
-    device,
+    States,
     distinct,
+    enough,
     padded_batches,
     right_padded,
     token_budget,
 )
+from rm_cluster.engines.device import device
 from rm_cluster.engines.heads import attach_head
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.packing import Positions, TokenIds, is_packed
@@ -37,7 +39,7 @@ HEADS = ("score", "classifier", "classification_head")
 """What transformers calls the head of a sequence classifier."""
 
 _LOGITS_IN_MEMORY = 2**24
-"""So many logits at once, 64 MiB in float32, whatever the vocabulary and the texts."""
+"""So many logits at once on a core, 64 MiB in float32, whatever the vocabulary and the texts."""
 
 
 class ClassifierEngine:
@@ -46,7 +48,7 @@ class ClassifierEngine:
     Args:
         config: Which, and how.
         dtype: Of the weights, the head excepted, which runs in float32.
-        num_threads: Of torch on a CPU; torch's own choice if None.
+        num_threads: Cores to use on a CPU; as many as torch uses if None.
 
     Raises:
         ConfigError: The checkpoint lacks weights, such as those of a reward head, or the head has
@@ -58,7 +60,7 @@ class ClassifierEngine:
     ) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        self._tokens_per_batch = token_budget(config)
+        self._tokens_per_batch = enough(token_budget(config))
         self._model = load_pretrained(
             AutoModelForSequenceClassification, config, dtype, "a sequence classifier", attach_head
         )
@@ -71,6 +73,7 @@ class ClassifierEngine:
                 self._model,
                 packed=is_packed(config, self._model.config),
                 tokens_per_batch=token_budget(config),
+                num_threads=num_threads,
             )
         else:
             self._head.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
@@ -89,14 +92,17 @@ class ClassifierEngine:
         """Return [n, H] outputs of the head, of which the reward is the weighted sum."""
         texts, index = distinct(token_ids)
         found = np.empty((len(texts), len(self._weights)))
+
+        def use(states: States) -> None:
+            last = states.hidden[[int(places[-1]) for places in states.where]]
+            found[states.indices] = self._outputs(self._head(last.float()))
+
         if self._decoder is None:
             for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
                 found[indices] = self._pooled_by_model([texts[i] for i in indices])
         else:
             final = np.array([len(ids) - 1 for ids in texts], dtype=np.int64)
-            for indices, hidden, where in self._decoder.states(texts, final):
-                last = hidden[[int(places[-1]) for places in where]]
-                found[indices] = self._outputs(self._head(last.float()))
+            self._decoder.each(texts, final, use)
         return found[index]
 
     def _outputs(self, logits: torch.Tensor) -> npt.NDArray[np.float64]:
@@ -114,7 +120,7 @@ class LogprobEngine:
     Args:
         config: Which, and how.
         dtype: Of the weights; logits and their log-sum-exp are float32.
-        num_threads: Of torch on a CPU; torch's own choice if None.
+        num_threads: Cores to use on a CPU; as many as torch uses if None.
 
     Raises:
         ConfigError: The checkpoint lacks weights, or its logits are not those of its output
@@ -135,10 +141,12 @@ class LogprobEngine:
         with torch.inference_mode():
             self._check(model, config.name)
         self._decoder = Decoder(
-            model, packed=is_packed(config, model.config), tokens_per_batch=token_budget(config)
+            model,
+            packed=is_packed(config, model.config),
+            tokens_per_batch=token_budget(config),
+            num_threads=num_threads,
         )
 
-    @torch.inference_mode()
     def logprobs(
         self, token_ids: Sequence[TokenIds], num_prompt: Sequence[int]
     ) -> npt.NDArray[np.float64]:
@@ -152,14 +160,17 @@ class LogprobEngine:
         first = np.full(len(texts), np.iinfo(np.int64).max)
         np.minimum.at(first, index, np.asarray(num_prompt, dtype=np.int64))
         tokens: list[npt.NDArray[np.float64]] = [np.empty(0)] * len(texts)
-        # a token's probability is read where the token before it stands
-        for indices, hidden, where in self._decoder.states(texts, first - 1):
-            rows = [places[:-1] for places in where]
-            targets = np.concatenate([texts[i][first[i] :] for i in indices])
-            flat = self._token_logprobs(hidden, np.concatenate(rows), targets)
+
+        def use(states: States) -> None:
+            rows = [places[:-1] for places in states.where]
+            targets = np.concatenate([texts[i][first[i] :] for i in states.indices])
+            flat = self._token_logprobs(states.hidden, np.concatenate(rows), targets)
             parts = np.split(flat, np.cumsum([len(row) for row in rows])[:-1])
-            for i, part in zip(indices, parts, strict=True):
+            for i, part in zip(states.indices, parts, strict=True):
                 tokens[i] = part
+
+        # a token's probability is read where the token before it stands
+        self._decoder.each(texts, first - 1, use)
         return np.array(
             [tokens[i][n - first[i] :].sum() for i, n in zip(index, num_prompt, strict=True)]
         )
@@ -219,7 +230,7 @@ class EmbeddingEngine:
     def __init__(self, config: EmbeddingConfig, dtype: str, num_threads: int | None = None) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        self._tokens_per_batch = token_budget(config)
+        self._tokens_per_batch = enough(token_budget(config))
         self._model = load_pretrained(AutoModel, config, dtype, "an encoder")
 
     @torch.inference_mode()

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rm_cluster.config import ClassifierConfig, LogprobConfig
-from rm_cluster.engines.decoder import device, right_padded
+from rm_cluster.engines.decoder import right_padded
+from rm_cluster.engines.device import device
 from rm_cluster.engines.heads import attach_head
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.rewards import head_weights

@@ -96,7 +96,8 @@ def ray_cluster() -> Iterator[None]:
     _quiet()
     started = not ray.is_initialized()
     if started:
-        ray.init(configure_logging=False)
+        # a dashboard would cost seconds and a port, and be gone with the run
+        ray.init(configure_logging=False, include_dashboard=False)
     try:
         yield
     finally:

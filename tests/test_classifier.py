@@ -217,3 +217,13 @@ def test_length_counts_what_the_completion_has() -> None:
 def test_length_in_a_models_own_tokens(tiny_llama: Path) -> None:
     found = rmc.Length(tokenizer=str(tiny_llama)).score([row(completions=["abc", "é"])])
     assert found[0].tolist() == [3, 2]
+
+
+def test_short_floats_in_software_are_told(
+    tiny_llama: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rm_cluster.engines.loading._has_short_floats", lambda: False)
+    rmc.Classifier(model=str(tiny_llama), dtype="float32").load()
+    assert "several times as fast" not in caplog.text
+    rmc.Classifier(model=str(tiny_llama), name="m", dtype="bfloat16").load()
+    assert "m: this CPU computes bfloat16 in software; dtype: float32" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from rm_cluster.config import ExtrapolationConfig, PretrainedConfig
 from rm_cluster.engines.device import device
 from rm_cluster.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 Mend = Callable[[Any, PretrainedConfig, Sequence[str]], bool]
 
@@ -30,6 +33,12 @@ def load_pretrained(
         ConfigError: It cannot be loaded, weights are missing, such as those of a head, or it cannot
             be extrapolated.
     """
+    if dtype != "float32" and device().type == "cpu" and not _has_short_floats():
+        logger.warning(
+            "%s: this CPU computes %s in software; dtype: float32 is several times as fast.",
+            config.name,
+            dtype,
+        )
     model = _load(loader, config, dtype, what, mend)
     if config.extrapolate is not None:
         changed = {"model": config.extrapolate.base, "revision": config.extrapolate.revision}
@@ -63,6 +72,11 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
             f"random. Is it {what} with a trained head?"
         )
     return model
+
+
+def _has_short_floats() -> bool:
+    """Whether matrix products of 16-bit numbers have instructions of their own on this CPU."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @torch.no_grad()

@@ -1,19 +1,24 @@
 """How far one driver reaches: replicas kept busy, memory at a million pairs, cost per request.
 
-    python bench/scale.py [replicas=1,2,4,8,16] [service_s=0.5] [requests_per_replica=30]
-                          [pairs=10000,100000]
+    python bench/scale.py [replicas=1,2,4,8,16,32,64] [service_s=2] [requests_per_replica=20]
+                          [pairs=10000,100000,1000000]
 
 The reward model is a sleep of `service_s` per request, so that any number of replicas fits on any
 machine and what is measured is Ray and this package alone, through the whole job: Ray Data, Serve
 and the score store. `busy` is the share of the replicas' time, from the first to the last stored
 answer, that went into serving; what is missing are gaps that the driver, the callers or the control
-plane left. Then `length` scores sets of growing size, and the memory of the driver and of the
-largest worker is watched. Writes `bench/results/scale.json`.
+plane left. `cpu_ms_per_request` is what each kind of process took in that time, so that the next
+bottleneck can be read off: a process reaches one core at 1000 divided by its own, and the node when
+their sum times the requests per second is what it has. Then `length` scores sets of growing size,
+and the memory of the driver and of the largest worker is watched while it scores; the driver's is
+told for the whole job, too, in which it reads every reward for the metrics. No other Ray may run on
+the machine. Writes `bench/results/scale.json`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -21,7 +26,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +39,15 @@ from rm_cluster.scorers.scorer import EncodedGroup
 from rm_cluster.types import Row
 
 WATCH_EVERY_S = 0.2
+KINDS = {
+    "replicas": b"ray::ServeReplica",
+    "senders": b"ray::MapWorker(MapBatches(Score",
+    "encoders": b"ray::MapWorker(MapBatches(Encode",
+    "controller": b"ray::ServeController",
+    "raylet": b"/raylet/raylet",
+    "gcs": b"/gcs_server",
+}
+"""Parts of the command lines that Ray gives its processes."""
 
 
 class Sleeper:
@@ -69,24 +84,25 @@ def keep_busy(folder: Path, num_replicas: int, service_s: float, num_requests: i
     data = write_pairs(folder / "pairs.jsonl", num_requests)
     out = folder / f"replicas-{num_replicas}"
     sleeper = {"type": "scale:Sleeper", "name": "sleeper", "options": {"service_s": service_s}}
-    result = rmc.evaluate(
-        {
-            "reward_models": [sleeper],
-            "benchmarks": [{"name": "pairs", "path": str(data)}],
-            "serving": {
-                "min_replicas": num_replicas,
-                "max_replicas": num_replicas,
-                "num_cpus": 0.01,
-            },
-            "scoring": {"tokens_per_request": 128},
-            "output_dir": str(out),
-        }
-    )
+    config = {
+        "reward_models": [sleeper],
+        "benchmarks": [{"name": "pairs", "path": str(data)}],
+        "serving": {
+            "min_replicas": num_replicas,
+            "max_replicas": num_replicas,
+            "num_cpus": 0.01,
+        },
+        "scoring": {"tokens_per_request": 128},
+        "output_dir": str(out),
+    }
+    with Watch() as watch:
+        result = rmc.evaluate(config)
     # a file appears with every answer
     ends = sorted(file.stat().st_mtime for file in (out / "rewards").rglob("*.parquet"))
     steady_s = ends[-1] - ends[0] + service_s
     capacity = num_replicas * steady_s
-    return {
+    used = watch.cpu_seconds(ends[0], ends[-1])
+    found = {
         "replicas": num_replicas,
         "requests": len(ends),
         "service_s": service_s,
@@ -94,29 +110,73 @@ def keep_busy(folder: Path, num_replicas: int, service_s: float, num_requests: i
         "busy": round(len(ends) * service_s / capacity, 4),
         "requests_per_s": round(len(ends) / steady_s, 1),
         "lost_ms_per_request": round(1000 * (capacity / len(ends) - service_s), 1),
+        "cpu_ms_per_request": {
+            kind: round(1000 * seconds / len(ends), 2) for kind, seconds in used.items()
+        },
+        "cores_used": round(sum(used.values()) / (ends[-1] - ends[0]), 2),
         "whole_job_s": result.run["seconds"],
     }
+    print(json.dumps(found), flush=True)
+    return found
 
 
-def watch(job: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Run a job; return what it returns, and the peaks of memory while it scored, in MB."""
-    peaks = {"driver_mb": 0.0, "largest_worker_mb": 0.0}
-    done = threading.Event()
+class Watch(threading.Thread):
+    """Looks at every process of the job until it is stopped."""
 
-    def look() -> None:
-        while not done.wait(WATCH_EVERY_S):
-            peaks["driver_mb"] = max(peaks["driver_mb"], resident_mb(os.getpid()))
-            workers = map(resident_mb, map_workers())
-            peaks["largest_worker_mb"] = max(peaks["largest_worker_mb"], *workers, 0.0)
+    def __init__(self) -> None:
+        super().__init__()
+        self._done = threading.Event()
+        self.looks: list[tuple[float, dict[str, float], dict[str, float]]] = []
+        """The time of each look, CPU seconds so far, and resident MB of the largest, by kind."""
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
+    def run(self) -> None:
+        while not self._done.wait(WATCH_EVERY_S):
+            seconds: dict[str, float] = defaultdict(float)
+            largest: dict[str, float] = defaultdict(float)
+            for kind, pid in processes():
+                seconds[kind] += cpu_seconds(pid)
+                largest[kind] = max(largest[kind], resident_mb(pid))
+            self.looks.append((time.time(), seconds, largest))
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
+
+    def cpu_seconds(self, start: float, end: float) -> dict[str, float]:
+        """Of each kind of process between two times."""
+        first = min(self.looks, key=lambda look: abs(look[0] - start))[1]
+        last = min(self.looks, key=lambda look: abs(look[0] - end))[1]
+        return {kind: last[kind] - first[kind] for kind in (*KINDS, "driver")}
+
+    def peak_mb(self, kinds: Sequence[str], end: float = math.inf) -> float:
+        """Of the largest process of these kinds."""
+        return max(look[2][kind] for look in self.looks for kind in kinds if look[0] <= end)
+
+
+def processes() -> Iterator[tuple[str, int]]:
+    """Kind and process id of all that takes part."""
+    yield "driver", os.getpid()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            for kind, part in KINDS.items():
+                if part in command:
+                    yield kind, int(folder.name)
+
+
+def cpu_seconds(pid: int) -> float:
     try:
-        result = job()
-    finally:
-        done.set()
-        watcher.join()
-    return result, {name: round(peak, 1) for name, peak in peaks.items()}
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(pid: int) -> float:
@@ -127,48 +187,38 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def map_workers() -> list[int]:
-    """Process ids of Ray Data's actors, by the title that Ray gives them."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                title = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::MapWorker"):
-                found.append(int(folder.name))
-    return found
-
-
 def score_many(folder: Path, num_pairs: int) -> dict[str, Any]:
     data = write_pairs(folder / f"{num_pairs}.jsonl", num_pairs)
-    started = time.monotonic()
-    result, peaks = watch(
-        lambda: rmc.evaluate(
-            {
-                "reward_models": [{"type": "length"}],
-                "benchmarks": [{"name": "pairs", "path": str(data)}],
-                "output_dir": str(folder / f"pairs-{num_pairs}"),
-            }
-        )
-    )
+    out = folder / f"pairs-{num_pairs}"
+    config = {
+        "reward_models": [{"type": "length"}],
+        "benchmarks": [{"name": "pairs", "path": str(data)}],
+        "output_dir": str(out),
+    }
+    started = time.time()
+    with Watch() as watch:
+        result = rmc.evaluate(config)
     seconds = result.run["reward_models"]["length"]["seconds"]
-    return {
+    scored = max(file.stat().st_mtime for file in (out / "rewards").rglob("*.parquet"))
+    found = {
         "pairs": num_pairs,
         "scoring_s": seconds,
         "pairs_per_s": round(num_pairs / seconds),
-        "whole_job_s": round(time.monotonic() - started, 1),
-        **peaks,
+        "whole_job_s": round(time.time() - started, 1),
+        "driver_mb": round(watch.peak_mb(["driver"], scored), 1),
+        "largest_worker_mb": round(watch.peak_mb(["senders", "encoders", "replicas"]), 1),
+        "driver_with_metrics_mb": round(watch.peak_mb(["driver"]), 1),
     }
+    print(json.dumps(found), flush=True)
+    return found
 
 
 def main() -> None:
     options = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    replicas = [int(n) for n in options.get("replicas", "1,2,4,8,16").split(",") if n]
-    service_s = float(options.get("service_s", 0.5))
-    per_replica = int(options.get("requests_per_replica", 30))
-    pairs = [int(n) for n in options.get("pairs", "10000,100000").split(",") if n]
+    replicas = [int(n) for n in options.get("replicas", "1,2,4,8,16,32,64").split(",") if n]
+    service_s = float(options.get("service_s", 2))
+    per_replica = int(options.get("requests_per_replica", 20))
+    pairs = [int(n) for n in options.get("pairs", "10000,100000,1000000").split(",") if n]
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
     ray.init(address="local", object_store_memory=500_000_000, configure_logging=False)
     try:

@@ -85,8 +85,17 @@ def test_what_lacks_a_value_is_left_out_and_counted(tmp_path: Path) -> None:
         ({"rewards": {"m0": [1.0], "m1": [1.0] * 4}}, "'p1' has 1 values of 'm0' for 4"),
         ({"rewards": {"m0": [1e999, 0, 0, 0], "m1": [1.0] * 4}}, "infinite value of 'm0'"),
         ({"rewards": [1, 2, 3, 4]}, "must be lists by name"),
+        ({"rewards": {"m0": 5, "m1": [1.0] * 4}}, "'m0' must be a list of numbers.*got '5'"),
+        ({"rewards": {"m0": "1234", "m1": [1.0] * 4}}, "'m0' must be a list of numbers"),
+        ({"rewards": {"m0": [[1]] * 4, "m1": [1.0] * 4}}, "'m0' must be a list of numbers"),
         ({"logprobs": [-1.0]}, "1 values of 'logprobs'"),
+        ({"logprobs": ["x"] * 4}, "'p1': 'logprobs' must be a list of numbers"),
+        ({"logprobs": [-1, -2, 0.3, -1]}, "'p1' has 0.3 in 'logprobs', .* at most 0"),
+        ({"num_tokens": [1, 2, -3, 4]}, "num_tokens must be 0 or more"),
         ({"embeddings": [[1.0, 2.0]] * 3}, "must have one embedding"),
+        ({"embeddings": ["words"] * 4}, "'p1' must have one embedding"),
+        ({"embeddings": [[1.0], [1.0, 2.0], [1.0], [2.0]]}, "'p1' must have one embedding"),
+        ({"embeddings": [[0.0, 0.0]] * 4}, "'p1' must have one embedding"),
     ],
 )
 def test_a_malformed_pool_is_told(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -96,6 +105,17 @@ def test_a_malformed_pool_is_told(tmp_path: Path, change: dict[str, Any], said: 
     records[1] = {**records[1], **change}
     with pytest.raises(DataFormatError, match=said):
         read(tmp_path, records)
+
+
+def test_a_candidate_that_is_left_out_needs_no_embedding(tmp_path: Path) -> None:
+    records = pool_records(num_prompts=3, num=4)
+    for record in records:
+        record["embeddings"] = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    records[1]["rewards"]["m0"][1] = records[1]["embeddings"][1] = None
+    pool = read(tmp_path, records).pool
+    half = np.sqrt(0.5)
+    expected = [[1, 1, half, 0], [1, 1, half, 0], [half, half, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(pool.similarity_PNN[1], expected, atol=1e-12)
 
 
 def test_one_candidate_is_nothing_to_pick_from(tmp_path: Path) -> None:
@@ -109,7 +129,11 @@ def test_one_candidate_is_nothing_to_pick_from(tmp_path: Path) -> None:
         ({"criterion": "m9"}, "Unknown reward model in criterion 'm9'. Available: m0, m1"),
         ({"gold": "m9"}, "Unknown reward model in gold"),
         ({"space": {"reward_models": ["m"]}}, "Unknown reward model in space.reward_models"),
-        ({"ref_logprobs": "m0"}, "Unknown logprob reward model in ref_logprobs"),
+        ({"ref_logprobs": "m0"}, "Unknown logprob reward model in ref_logprobs.*Available: none"),
+        (
+            {"criterion": "m1", "space": {"reward_models": ["m0", "m1"]}},
+            "criterion: m1 is among space.reward_models",
+        ),
         ({"space": {"reward_models": []}}, "space.reward_models is wrong"),
     ],
 )
@@ -118,6 +142,14 @@ def test_names_that_are_not_there_are_told(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         read(tmp_path, pool_records(num_prompts=3), **changes)
+
+
+def test_a_reward_model_is_not_called_as_the_ensemble_of_all_is(tmp_path: Path) -> None:
+    records = pool_records(num_prompts=3)
+    for record in records:
+        record["rewards"]["ensemble"] = record["rewards"].pop("m1")
+    with pytest.raises(ConfigError, match="cannot be called 'ensemble'"):
+        read(tmp_path, records)
 
 
 def test_without_labels_a_criterion_must_be_named(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return ConfigError(f"Unknown {kind} {name!r}. Available: {', '.join(known)}.{hint}")
+    return ConfigError(f"Unknown {kind} {name!r}. Available: {', '.join(known) or 'none'}.{hint}")
 
 
 def floats(name: str, values: npt.ArrayLike) -> Floats:

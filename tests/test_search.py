@@ -177,6 +177,20 @@ def test_a_callback_that_cannot_be_built_is_told() -> None:
         build_callback(CallbackConfig.model_validate("wandb"))
     with pytest.raises(ConfigError, match=r"cannot build 'no.such:Class'"):
         build_callback(CallbackConfig.model_validate("no.such:Class"))
+    with pytest.raises(ConfigError, match=r"'collections:OrderedDict' is no ray.tune.Callback"):
+        build_callback(CallbackConfig.model_validate("collections:OrderedDict"))
+
+
+def test_what_lies_where_the_job_is_started_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config(tmp_path)))
+    (tmp_path / "mine.py").write_text("Nothing = dict\n")
+    job = [sys.executable, str(ROOT / "jobs" / "search.py"), "config.yaml"]
+    done = subprocess.run(
+        [*job, "callbacks=[mine:Nothing]"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("callbacks: 'mine:Nothing' is no ray.tune")
 
 
 @pytest.mark.ray

@@ -148,7 +148,7 @@ def build_callback(config: CallbackConfig) -> tune.Callback:
     """Build one of Tune's callbacks.
 
     Raises:
-        ConfigError: Its package is not installed, or it cannot be built.
+        ConfigError: Its package is not installed, it cannot be built, or is no callback.
     """
     module, name, package = CALLBACKS.get(config.type) or (*config.type.split(":"), "")
     if package and importlib.util.find_spec(package) is None:
@@ -159,6 +159,10 @@ def build_callback(config: CallbackConfig) -> tune.Callback:
         callback: tune.Callback = getattr(importlib.import_module(module), name)(**config.options)
     except Exception as error:  # it is the user's code, or another package's
         raise ConfigError(f"callbacks: cannot build {config.type!r}: {error}") from None
+    if not isinstance(callback, tune.Callback):
+        raise ConfigError(
+            f"callbacks: {config.type!r} is no ray.tune.Callback; derive it from that."
+        )
     return callback
 
 

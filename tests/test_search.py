@@ -162,6 +162,18 @@ def test_asha_stops_trials_on_fewer_prompts(cluster: None, tmp_path: Path) -> No
 
 
 @pytest.mark.ray
+def test_asha_begins_with_prompts_that_stand_for_all(cluster: None, tmp_path: Path) -> None:
+    records = pool_records(num_prompts=60)
+    # a file that is sorted, where nothing can be told apart in the first half
+    for record in records[:30]:
+        record["labels"] = [0.0] * 8
+    changes = {"num_trials": 12, "scheduler": "asha", "output_dir": str(tmp_path / "out")}
+    result = rmc.search({"pool": write_pool(tmp_path / "pool.jsonl", records), **changes})
+    pruned = result.trials[result.trials["state"] == "pruned"]
+    assert pruned["value"].nunique() > 1
+
+
+@pytest.mark.ray
 def test_a_database_and_callbacks(cluster: None, tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path}/study.db"
     changes: dict[str, Any] = {"storage": storage, "callbacks": ["tensorboard"]}

@@ -93,9 +93,12 @@ class Pools(NamedTuple):
         array = floating("similarity_PNN", similarity_PNN)
         num_candidates = self.rewards_PN.shape[1]
         self.check_shape("similarity_PNN", array, (*self.rewards_PN.shape, num_candidates))
+        # most pools are whole, and so large an array is gone over as seldom as can be
+        if self.present_PN.all() and np.isfinite(array).all():
+            return array
         both = self.present_PN[:, :, None] & self.present_PN[:, None, :]
         self._check_known("similarity_PNN", array, both)
-        return array if both.all() else np.where(both, array, 0.0)
+        return np.where(both, array, 0.0)
 
     def check_shape(
         self, name: str, array: npt.NDArray[np.floating], shape: tuple[int, ...]

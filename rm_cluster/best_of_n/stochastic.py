@@ -116,12 +116,14 @@ def srbon_wd(
     """
     reference = _softmax(np.where(pools.present_PN, ref_logprobs_PN, -np.inf))
     probabilities = np.zeros(reference.shape)
+    gains = np.empty(similarity_PNN.shape[1:])  # [source, target], in the cache for all prompts
     for prompt, (rewards, similarity) in enumerate(
         zip(pools.rewards_PN, similarity_PNN, strict=True)
     ):
         # the 1 of C = 1 - U is the same for every target
-        gains = rewards[:, None] + np.multiply(beta, similarity, dtype=np.float64)
-        mass = np.bincount(gains.argmax(axis=0), reference[prompt], minlength=len(rewards))
+        np.multiply(similarity.T, beta, out=gains, dtype=np.float64)
+        gains += rewards
+        mass = np.bincount(gains.argmax(axis=1), reference[prompt], minlength=len(rewards))
         probabilities[prompt] = mass
     return probabilities
 

@@ -85,16 +85,17 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         for _ in range(MAX_REPEATS):
-            tried = self._tried()
-            if len(tried) >= self._num_trials:
+            if len(self._tried()) >= self._num_trials:
                 return Searcher.FINISHED
             config = super().suggest(trial_id)
             trial = self._ot_trials[trial_id]
             # one that is taken up again stands among them itself, and before its repeats
-            same = [t.number for t in tried if t.params == trial.params and t.number < trial.number]
-            if not same:
+            for other in self._tried():
+                if other.number < trial.number and other.params == trial.params:
+                    self._repeat(self._ot_trials.pop(trial_id), other.number)
+                    break
+            else:
                 return config
-            self._repeat(self._ot_trials.pop(trial_id), same[0])
         logger.warning("The last %d suggestions were tried before: the search ends", MAX_REPEATS)
         return Searcher.FINISHED
 

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 import rm_cluster as rmc
+from rm_cluster.errors import ConfigError
 from rm_cluster.parsing import parse_config
 from rm_cluster.searching.choice import Choice, try_choice
 from rm_cluster.searching.pool import SearchPool
@@ -75,3 +76,28 @@ def test_a_trial_that_was_put_back_meanwhile_is_heard(tmp_path: Path) -> None:
     OneOfSeveral(tmp_path, 3, where)
     first.end(begun)
     assert [trial.number for trial in done(first.study)] == [0]
+
+
+@pytest.mark.parametrize("cut", [1, 20])
+def test_a_journal_whose_last_line_was_cut_off_is_gone_on_with(tmp_path: Path, cut: int) -> None:
+    journal = tmp_path / "study.journal"
+    search = OneOfSeveral(tmp_path, 4, str(journal))
+    search.end(search.begin())
+    search.end(search.begin())
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    again = OneOfSeveral(tmp_path, 4, str(journal))
+    # the line said that the second trial is complete
+    assert [trial.number for trial in done(again.study)] == [0]
+    while (trial := again.begin())[1] != Searcher.FINISHED:
+        again.end(trial)
+    assert [trial.number for trial in done(OneOfSeveral(tmp_path, 4, str(journal)).study)] == [
+        *range(4)
+    ]
+
+
+def test_a_storage_that_is_no_journal_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("a line\nand half a line")
+    with pytest.raises(ConfigError, match="Cannot open the storage"):
+        OneOfSeveral(tmp_path, 4, str(other))
+    assert other.read_text() == "a line\nand half a line"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rm_cluster.best_of_n import combine_members, select, zscore_pools
+from rm_cluster.best_of_n import combine_members, resampled_best_of_n, select, zscore_pools
 from rm_cluster.config import SearchConfig
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.parsing import parse_config
@@ -18,7 +18,7 @@ from rm_cluster.searching.choice import (
     proxy_rewards,
     try_choice,
 )
-from rm_cluster.searching.judging import judge, mean_columns, powers_of_two
+from rm_cluster.searching.judging import curves, judge, mean_columns, powers_of_two
 from rm_cluster.searching.pool import SearchPool, check_rules
 from rm_cluster.searching.reading import read_pool
 from tests.search_pools import pool_records, write_pool
@@ -240,6 +240,23 @@ def test_the_exact_optimum_is_that_of_a_dense_grid(pool: SearchPool) -> None:
         for beta in (grid if choice.rule.startswith("rbon") else [0.0])
     ]
     assert max(tried) <= value + 1e-12
+
+
+def test_curves_of_pool_rules_are_those_of_each_alone(pool: SearchPool) -> None:
+    choices = [Choice("mbr", 8), Choice("rbon_wd", 8, "m0", beta=2.0), Choice("bon", 8, "m1")]
+    choices.append(Choice("rbon_wd", 8, "ensemble", "worst_case", beta=0.5))
+    table = curves(pool, choices, seed=3)
+    for choice in choices:
+        proxy = proxy_rewards(pool, choice)
+        for line in table[table["estimator"] == "resampled"].to_dict("records"):
+            if (line["rule"], line["ensemble"]) != (choice.rule, choice.ensemble):
+                continue
+            for name, of in (("gold", pool.judged_PN), ("proxy", proxy)):
+                expected = resampled_best_of_n(
+                    choice.rule, proxy, of, line["n"], pool.similarity_PNN, choice.beta, seed=3
+                )
+                assert line[name] == pytest.approx(expected.value_P.mean(), abs=1e-12)
+    assert (table["estimator"] == "resampled").sum() == 3 * 4
 
 
 def test_a_choice_judged_against_itself_gains_nothing(pool: SearchPool) -> None:

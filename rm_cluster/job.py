@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -40,6 +41,9 @@ def run_job(main: Callable[[], None]) -> None:
     """Run a job and exit: 0 done, 2 the user's mistake in a line or two, 1 a failure."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("rm_cluster").setLevel(logging.INFO)
+    # Python has the folder of the script there, and what a user names, `package.module:function`,
+    # lies beside the configuration; last, so that it hides no package
+    sys.path.append(os.getcwd())
     try:
         main()
     except (ConfigError, DataFormatError) as error:

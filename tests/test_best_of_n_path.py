@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -125,6 +127,14 @@ def test_many_prompts_are_as_each_alone() -> None:
         assert np.isinf(paths.breakpoints_PM[prompt, num:]).all()
         np.testing.assert_array_equal(paths.indices_PK[prompt, : num + 1], indices)
         assert (paths.indices_PK[prompt, num:] == indices[-1]).all()
+
+
+def test_one_prompt_after_the_other_takes_a_millisecond_each() -> None:
+    rewards, extra = np.random.default_rng(0).normal(size=(2, 200, 128))
+    began = time.process_time()
+    for prompt in range(200):
+        beta_path(rewards[prompt], extra[prompt])
+    assert time.process_time() - began < 0.5
 
 
 def test_means_along_the_path_are_those_of_the_picks() -> None:

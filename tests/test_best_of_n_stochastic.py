@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import linprog, minimize
 
 from rm_cluster.best_of_n import DETERMINISTIC, STOCHASTIC, sample, select, select_probabilities
+from rm_cluster.errors import ConfigError
 from tests.candidate_pools import candidate_pools
 
 BETAS = (0.05, 0.5, 1.0, 5.0, 20.0)
@@ -180,3 +181,9 @@ def test_samples_follow_the_law() -> None:
     np.testing.assert_allclose(shares, law[0], atol=0.0142)
     assert shares[0] == shares[4] == 0
     np.testing.assert_array_equal(drawn, sample(law, seed=3))
+
+
+def test_a_beta_that_overflows_is_told() -> None:
+    similarity = np.array([[[10.0, 1.0], [1.0, 10.0]]])
+    with pytest.raises(ConfigError, match="so large that reward"):
+        select_probabilities("srbon_wd", [[1.0, 2.0]], 1e308, [[-1.0, -2.0]], similarity)

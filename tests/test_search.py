@@ -162,6 +162,18 @@ def test_asha_stops_trials_on_fewer_prompts(cluster: None, tmp_path: Path) -> No
 
 
 @pytest.mark.ray
+def test_asha_begins_with_prompts_that_stand_for_all(cluster: None, tmp_path: Path) -> None:
+    records = pool_records(num_prompts=60)
+    # a file that is sorted, where nothing can be told apart in the first half
+    for record in records[:30]:
+        record["labels"] = [0.0] * 8
+    changes = {"num_trials": 12, "scheduler": "asha", "output_dir": str(tmp_path / "out")}
+    result = rmc.search({"pool": write_pool(tmp_path / "pool.jsonl", records), **changes})
+    pruned = result.trials[result.trials["state"] == "pruned"]
+    assert pruned["value"].nunique() > 1
+
+
+@pytest.mark.ray
 def test_a_database_and_callbacks(cluster: None, tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path}/study.db"
     changes: dict[str, Any] = {"storage": storage, "callbacks": ["tensorboard"]}
@@ -177,6 +189,20 @@ def test_a_callback_that_cannot_be_built_is_told() -> None:
         build_callback(CallbackConfig.model_validate("wandb"))
     with pytest.raises(ConfigError, match=r"cannot build 'no.such:Class'"):
         build_callback(CallbackConfig.model_validate("no.such:Class"))
+    with pytest.raises(ConfigError, match=r"'collections:OrderedDict' is no ray.tune.Callback"):
+        build_callback(CallbackConfig.model_validate("collections:OrderedDict"))
+
+
+def test_what_lies_where_the_job_is_started_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config(tmp_path)))
+    (tmp_path / "mine.py").write_text("Nothing = dict\n")
+    job = [sys.executable, str(ROOT / "jobs" / "search.py"), "config.yaml"]
+    done = subprocess.run(
+        [*job, "callbacks=[mine:Nothing]"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("callbacks: 'mine:Nothing' is no ray.tune")
 
 
 @pytest.mark.ray

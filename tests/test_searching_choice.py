@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rm_cluster.best_of_n import combine_members, select, zscore_pools
+from rm_cluster.best_of_n import combine_members, resampled_best_of_n, select, zscore_pools
 from rm_cluster.config import SearchConfig
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.parsing import parse_config
@@ -18,7 +18,7 @@ from rm_cluster.searching.choice import (
     proxy_rewards,
     try_choice,
 )
-from rm_cluster.searching.judging import judge, mean_columns, powers_of_two
+from rm_cluster.searching.judging import curves, judge, mean_columns, powers_of_two
 from rm_cluster.searching.pool import SearchPool, check_rules
 from rm_cluster.searching.reading import read_pool
 from tests.search_pools import pool_records, write_pool
@@ -85,8 +85,17 @@ def test_what_lacks_a_value_is_left_out_and_counted(tmp_path: Path) -> None:
         ({"rewards": {"m0": [1.0], "m1": [1.0] * 4}}, "'p1' has 1 values of 'm0' for 4"),
         ({"rewards": {"m0": [1e999, 0, 0, 0], "m1": [1.0] * 4}}, "infinite value of 'm0'"),
         ({"rewards": [1, 2, 3, 4]}, "must be lists by name"),
+        ({"rewards": {"m0": 5, "m1": [1.0] * 4}}, "'m0' must be a list of numbers.*got '5'"),
+        ({"rewards": {"m0": "1234", "m1": [1.0] * 4}}, "'m0' must be a list of numbers"),
+        ({"rewards": {"m0": [[1]] * 4, "m1": [1.0] * 4}}, "'m0' must be a list of numbers"),
         ({"logprobs": [-1.0]}, "1 values of 'logprobs'"),
+        ({"logprobs": ["x"] * 4}, "'p1': 'logprobs' must be a list of numbers"),
+        ({"logprobs": [-1, -2, 0.3, -1]}, "'p1' has 0.3 in 'logprobs', .* at most 0"),
+        ({"num_tokens": [1, 2, -3, 4]}, "num_tokens must be 0 or more"),
         ({"embeddings": [[1.0, 2.0]] * 3}, "must have one embedding"),
+        ({"embeddings": ["words"] * 4}, "'p1' must have one embedding"),
+        ({"embeddings": [[1.0], [1.0, 2.0], [1.0], [2.0]]}, "'p1' must have one embedding"),
+        ({"embeddings": [[0.0, 0.0]] * 4}, "'p1' must have one embedding"),
     ],
 )
 def test_a_malformed_pool_is_told(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -96,6 +105,17 @@ def test_a_malformed_pool_is_told(tmp_path: Path, change: dict[str, Any], said: 
     records[1] = {**records[1], **change}
     with pytest.raises(DataFormatError, match=said):
         read(tmp_path, records)
+
+
+def test_a_candidate_that_is_left_out_needs_no_embedding(tmp_path: Path) -> None:
+    records = pool_records(num_prompts=3, num=4)
+    for record in records:
+        record["embeddings"] = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    records[1]["rewards"]["m0"][1] = records[1]["embeddings"][1] = None
+    pool = read(tmp_path, records).pool
+    half = np.sqrt(0.5)
+    expected = [[1, 1, half, 0], [1, 1, half, 0], [half, half, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(pool.similarity_PNN[1], expected, atol=1e-12)
 
 
 def test_one_candidate_is_nothing_to_pick_from(tmp_path: Path) -> None:
@@ -109,7 +129,11 @@ def test_one_candidate_is_nothing_to_pick_from(tmp_path: Path) -> None:
         ({"criterion": "m9"}, "Unknown reward model in criterion 'm9'. Available: m0, m1"),
         ({"gold": "m9"}, "Unknown reward model in gold"),
         ({"space": {"reward_models": ["m"]}}, "Unknown reward model in space.reward_models"),
-        ({"ref_logprobs": "m0"}, "Unknown logprob reward model in ref_logprobs"),
+        ({"ref_logprobs": "m0"}, "Unknown logprob reward model in ref_logprobs.*Available: none"),
+        (
+            {"criterion": "m1", "space": {"reward_models": ["m0", "m1"]}},
+            "criterion: m1 is among space.reward_models",
+        ),
         ({"space": {"reward_models": []}}, "space.reward_models is wrong"),
     ],
 )
@@ -118,6 +142,14 @@ def test_names_that_are_not_there_are_told(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         read(tmp_path, pool_records(num_prompts=3), **changes)
+
+
+def test_a_reward_model_is_not_called_as_the_ensemble_of_all_is(tmp_path: Path) -> None:
+    records = pool_records(num_prompts=3)
+    for record in records:
+        record["rewards"]["ensemble"] = record["rewards"].pop("m1")
+    with pytest.raises(ConfigError, match="cannot be called 'ensemble'"):
+        read(tmp_path, records)
 
 
 def test_without_labels_a_criterion_must_be_named(tmp_path: Path) -> None:
@@ -208,6 +240,23 @@ def test_the_exact_optimum_is_that_of_a_dense_grid(pool: SearchPool) -> None:
         for beta in (grid if choice.rule.startswith("rbon") else [0.0])
     ]
     assert max(tried) <= value + 1e-12
+
+
+def test_curves_of_pool_rules_are_those_of_each_alone(pool: SearchPool) -> None:
+    choices = [Choice("mbr", 8), Choice("rbon_wd", 8, "m0", beta=2.0), Choice("bon", 8, "m1")]
+    choices.append(Choice("rbon_wd", 8, "ensemble", "worst_case", beta=0.5))
+    table = curves(pool, choices, seed=3)
+    for choice in choices:
+        proxy = proxy_rewards(pool, choice)
+        for line in table[table["estimator"] == "resampled"].to_dict("records"):
+            if (line["rule"], line["ensemble"]) != (choice.rule, choice.ensemble):
+                continue
+            for name, of in (("gold", pool.judged_PN), ("proxy", proxy)):
+                expected = resampled_best_of_n(
+                    choice.rule, proxy, of, line["n"], pool.similarity_PNN, choice.beta, seed=3
+                )
+                assert line[name] == pytest.approx(expected.value_P.mean(), abs=1e-12)
+    assert (table["estimator"] == "resampled").sum() == 3 * 4
 
 
 def test_a_choice_judged_against_itself_gains_nothing(pool: SearchPool) -> None:

@@ -5,6 +5,7 @@ Shapes: P prompts, N candidates (nan rewards where there is none, see `pools`), 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +13,12 @@ import numpy.typing as npt
 
 from rm_cluster.best_of_n.pools import Pools, check_beta, check_n, unknown_name
 from rm_cluster.errors import ConfigError
-from rm_cluster.metrics.judged import Floats
+from rm_cluster.metrics.judged import Bools, Floats, Ints
 from rm_cluster.metrics.picks import best_of_k
 
 _CHUNK_ELEMENTS = 10_000_000
+NUM_SUBSETS = 200
+"""Random subsets of a pool, where there is no closed form."""
 
 
 def expected_best_of_n(proxy_PN: npt.ArrayLike, gold_PN: npt.ArrayLike, n: int) -> Floats:
@@ -80,7 +83,7 @@ def resampled_best_of_n(
     n: int,
     similarity_PNN: npt.ArrayLike,
     beta: float = 0.0,
-    num_draws: int = 200,
+    num_draws: int = NUM_SUBSETS,
     seed: int = 0,
 ) -> Resampled:
     """Estimate the expected gold value of a rule whose pick depends on the other candidates.
@@ -110,24 +113,57 @@ def resampled_best_of_n(
     pools, beta = Pools.of(rewards_PN), check_beta(beta)
     n = check_n(n, pools.rewards_PN.shape[1])
     gold, similarity = pools.aligned("gold_PN", gold_PN), pools.similarity(similarity_PNN)
-    rng = np.random.default_rng(seed)
     found = np.full((2, len(gold)), np.nan)
-    for prompt, here in enumerate(pools.present_PN):
-        size = int(here.sum())
-        if size < n:
-            continue
-        among = _subsets(size, n, num_draws, rng)
-        means = similarity[prompt][np.ix_(here, here)].astype(np.float64) @ among / n
-        rewards = pools.rewards_PN[prompt, here]
-        scores = means if rule == "mbr" else rewards[:, None] + beta * means
-        picked = gold[prompt, here][np.where(among, scores, -np.inf).argmax(axis=0)]
+    for prompt, subsets in random_subsets(pools, similarity, n, num_draws, seed):
+        here = subsets.here_N
+        rewards = None if rule == "mbr" else pools.rewards_PN[prompt, here]
+        picked = gold[prompt, here][subsets.picks(rewards, beta)]
         # the whole pool is one subset, however often it is drawn
-        stderr = 0.0 if n == size else picked.std(ddof=1) / np.sqrt(num_draws)
+        stderr = 0.0 if n == here.sum() else picked.std(ddof=1) / np.sqrt(num_draws)
         found[:, prompt] = picked.mean(), stderr
     return Resampled(*found)
 
 
-def _subsets(size: int, n: int, num_draws: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+class Subsets(NamedTuple):
+    """Random subsets of a pool of C candidates.
+
+    Attributes:
+        here_N: Where its candidates are.
+        among_CS: Which of them a subset has.
+        means_CS: The mean similarity of each to a subset.
+    """
+
+    here_N: Bools
+    among_CS: Bools
+    means_CS: Floats
+
+    def picks(self, rewards_C: Floats | None, beta: float) -> Ints:
+        """[S] the first of the best of each subset, by reward and similarity or by that alone."""
+        scores = self.means_CS
+        if rewards_C is not None:
+            scores = rewards_C[:, None] + beta * scores
+        picks: Ints = np.where(self.among_CS, scores, -np.inf).argmax(axis=0)
+        return picks
+
+
+def random_subsets(
+    pools: Pools,
+    similarity_PNN: npt.NDArray[np.floating],
+    n: int,
+    num_draws: int = NUM_SUBSETS,
+    seed: int = 0,
+) -> Iterator[tuple[int, Subsets]]:
+    """Yield each prompt that has n candidates, with subsets of n: the same for whatever scores."""
+    rng = np.random.default_rng(seed)
+    for prompt, here in enumerate(pools.present_PN):
+        size = int(here.sum())
+        if size >= n:
+            among = _subsets(size, n, num_draws, rng)
+            means = similarity_PNN[prompt][np.ix_(here, here)].astype(np.float64) @ among / n
+            yield prompt, Subsets(here, among, means)
+
+
+def _subsets(size: int, n: int, num_draws: int, rng: np.random.Generator) -> Bools:
     """[size, S] membership in random n-subsets."""
     order = rng.permuted(np.tile(np.arange(size)[:, None], num_draws), axis=0)
     return order < n

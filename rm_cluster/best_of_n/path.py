@@ -134,9 +134,12 @@ def _envelope(rewards_PN: Floats, bonus_PN: Floats) -> tuple[Ints, Floats, Ints]
     heights = np.take_along_axis(rewards_PN, order, axis=1)
     new = np.take_along_axis(present, order, axis=1)
     new[:, 1:] &= slopes[:, 1:] != slopes[:, :-1]
+    # below a steeper line that begins higher no line is ever the highest: few are left
+    best_after = np.maximum.accumulate(heights[:, :0:-1], axis=1)[:, ::-1]
+    new[:, :-1] &= heights[:, :-1] >= best_after
     stack, starts = np.zeros_like(order), np.zeros(rewards_PN.shape)
     depth = np.zeros(len(rewards_PN), dtype=np.int64)
-    for line in range(rewards_PN.shape[1]):
+    for line in np.flatnonzero(new.any(axis=0)):
         rows = np.flatnonzero(new[:, line])
         start = np.zeros(len(rows))
         todo = np.arange(len(rows))[depth[rows] > 0]

@@ -93,9 +93,12 @@ class Pools(NamedTuple):
         array = floating("similarity_PNN", similarity_PNN)
         num_candidates = self.rewards_PN.shape[1]
         self.check_shape("similarity_PNN", array, (*self.rewards_PN.shape, num_candidates))
+        # most pools are whole, and so large an array is gone over as seldom as can be
+        if self.present_PN.all() and np.isfinite(array).all():
+            return array
         both = self.present_PN[:, :, None] & self.present_PN[:, None, :]
         self._check_known("similarity_PNN", array, both)
-        return array if both.all() else np.where(both, array, 0.0)
+        return np.where(both, array, 0.0)
 
     def check_shape(
         self, name: str, array: npt.NDArray[np.floating], shape: tuple[int, ...]
@@ -158,7 +161,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ConfigError:
     known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return ConfigError(f"Unknown {kind} {name!r}. Available: {', '.join(known)}.{hint}")
+    return ConfigError(f"Unknown {kind} {name!r}. Available: {', '.join(known) or 'none'}.{hint}")
 
 
 def floats(name: str, values: npt.ArrayLike) -> Floats:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from rm_cluster.best_of_n.pools import Pools, check_beta, unknown_name
 from rm_cluster.best_of_n.rules import DETERMINISTIC, STOCHASTIC, kl_bonus, needed, select
+from rm_cluster.errors import ConfigError
 from rm_cluster.metrics.judged import Floats, Ints
 
 
@@ -44,7 +45,8 @@ def select_probabilities(
         [P, N] rows that sum to 1; 0 where there is no candidate.
 
     Raises:
-        ConfigError: An unknown rule, a negative beta, or an input that the rule needs is missing.
+        ConfigError: An unknown rule, a negative beta or one so large that sums overflow, or an
+            input that the rule needs is missing.
         DataFormatError: An array is not what it should be.
     """
     if rule not in STOCHASTIC + DETERMINISTIC:
@@ -116,12 +118,17 @@ def srbon_wd(
     """
     reference = _softmax(np.where(pools.present_PN, ref_logprobs_PN, -np.inf))
     probabilities = np.zeros(reference.shape)
+    gains = np.empty(similarity_PNN.shape[1:])  # [source, target], in the cache for all prompts
     for prompt, (rewards, similarity) in enumerate(
         zip(pools.rewards_PN, similarity_PNN, strict=True)
     ):
         # the 1 of C = 1 - U is the same for every target
-        gains = rewards[:, None] + np.multiply(beta, similarity, dtype=np.float64)
-        mass = np.bincount(gains.argmax(axis=0), reference[prompt], minlength=len(rewards))
+        with np.errstate(over="ignore"):
+            np.multiply(similarity.T, beta, out=gains, dtype=np.float64)
+            gains += rewards
+        if not np.isfinite(gains.max()):
+            raise ConfigError(f"beta={beta} is so large that reward + beta * similarity overflows.")
+        mass = np.bincount(gains.argmax(axis=1), reference[prompt], minlength=len(rewards))
         probabilities[prompt] = mass
     return probabilities
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from rm_cluster.benchmarks.source import find_files
 from rm_cluster.best_of_n import development_prompts, over_prompts
-from rm_cluster.config import SearchConfig
+from rm_cluster.config import EmbeddingConfig, SearchConfig
 from rm_cluster.config.listing import absolute, located
 from rm_cluster.errors import ConfigError, ScoringError
 from rm_cluster.metrics.judged import Bools, Floats
@@ -122,7 +122,8 @@ def _split(run: SearchConfig, read: Read) -> Bools:
     num_prompts = len(read.ids)
     if num_prompts < 2:
         raise ConfigError(
-            f"The pool has {num_prompts} prompt; one at least must choose and another judge."
+            f"The pool has {num_prompts} prompt ({read.counts['n_prompts_left_out']} left out for "
+            "lack of a value that the search needs); one must choose and another judge."
         )
     num_dev = min(max(1, round(run.dev_fraction * num_prompts)), num_prompts - 1)
     return development_prompts(num_prompts, num_dev, run.seed)
@@ -258,10 +259,16 @@ def _missing(value: Any) -> bool:
 def _absolute(run: SearchConfig) -> SearchConfig:
     """Local paths as they are seen from here, for processes that run elsewhere."""
     pool = run.pool.model_copy(update={"path": absolute(run.pool.path)})
+    similarity = run.similarity
+    if isinstance(similarity, EmbeddingConfig):
+        similarity = similarity.model_copy(update={"model": absolute(similarity.model)})
+    storage = run.storage and output_folder(run.storage)
     return run.model_copy(
         update={
             "pool": pool,
             "reward_models": located(run.reward_models),
+            "similarity": similarity,
+            "storage": storage,
             "output_dir": output_folder(run.output_dir),
         }
     )

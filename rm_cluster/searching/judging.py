@@ -19,11 +19,12 @@ from rm_cluster.best_of_n import (
     kl_of_best_of_n,
     over_optimization_point,
     over_prompts,
-    resampled_best_of_n,
     spearman_per_pool,
     win_chances,
 )
+from rm_cluster.best_of_n.estimators import random_subsets
 from rm_cluster.best_of_n.hacking import prompts
+from rm_cluster.best_of_n.pools import Pools
 from rm_cluster.metrics.estimate import CONFIDENCE
 from rm_cluster.metrics.judged import Floats
 from rm_cluster.searching.choice import (
@@ -164,12 +165,13 @@ def curves(pool: SearchPool, choices: Sequence[Choice], seed: int) -> pd.DataFra
         bound), gold and proxy with intervals, num_prompts, estimator.
     """
     frames = []
+    resampled = _resampled(pool, [c for c in choices if c.rule in POOL_RULES], seed)
     for choice in choices:
         if choice.rule in STOCHASTIC:
             continue
         proxy = proxy_rewards(pool, choice)
         if choice.rule in POOL_RULES:
-            ns, values = _resampled(pool, choice, proxy, seed)
+            ns, values = np.array(powers_of_two(proxy.shape[1])), list(resampled[choice])
         else:
             scores = proxy
             if choice.rule != "bon":
@@ -184,23 +186,27 @@ def curves(pool: SearchPool, choices: Sequence[Choice], seed: int) -> pd.DataFra
     return pd.concat(frames, ignore_index=True)
 
 
-def _resampled(
-    pool: SearchPool, choice: Choice, proxy_PN: Floats, seed: int
-) -> tuple[Any, list[Floats]]:
-    ns = powers_of_two(proxy_PN.shape[1])
-    values = [
-        np.stack(
-            [
-                resampled_best_of_n(
-                    choice.rule, proxy_PN, of, n, pool.similarity_PNN, choice.beta, seed=seed
-                ).value_P
-                for n in ns
-            ],
-            axis=1,
-        )
-        for of in (pool.judged_PN, proxy_PN)
-    ]
-    return np.array(ns), values
+def _resampled(pool: SearchPool, choices: Sequence[Choice], seed: int) -> dict[Choice, Floats]:
+    """[2, P, K] of each choice: gold and proxy reward of its pick among n, n in powers of two.
+
+    As `resampled_best_of_n` estimates them; but random subsets and the similarities to them, which
+    cost most, are those of all choices.
+    """
+    ns = powers_of_two(pool.rewards_MPN.shape[2])
+    proxies = {choice: proxy_rewards(pool, choice) for choice in choices}
+    found = {choice: np.full((2, len(pool.judged_PN), len(ns)), np.nan) for choice in choices}
+    if not choices:
+        return found
+    pools = Pools.of(pool.rewards_MPN[0])
+    for column, n in enumerate(ns):
+        for prompt, subsets in random_subsets(pools, pool.similarity_PNN, n, seed=seed):
+            here = subsets.here_N
+            gold = pool.judged_PN[prompt, here]
+            for choice, proxy in proxies.items():
+                rewards = proxy[prompt, here]
+                picks = subsets.picks(None if choice.rule == "mbr" else rewards, choice.beta)
+                found[choice][:, prompt, column] = gold[picks].mean(), rewards[picks].mean()
+    return found
 
 
 def powers_of_two(largest: int) -> list[int]:

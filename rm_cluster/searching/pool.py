@@ -60,7 +60,7 @@ class SearchPool(NamedTuple):
         sizes: Ints = (~np.isnan(self.rewards_MPN[0])).sum(axis=1)
         return sizes
 
-    def prompts(self, which: Bools | slice) -> SearchPool:
+    def prompts(self, which: Bools | Ints | slice) -> SearchPool:
         """Some of the prompts; a slice copies nothing."""
         return self._replace(
             rewards_MPN=self.rewards_MPN[:, which],
@@ -108,22 +108,39 @@ class Columns(NamedTuple):
         """[P, N] the values, nan where there is none.
 
         Raises:
-            DataFormatError: A list is not as long as the completions, or a value is infinite.
+            DataFormatError: They are no numbers, not as many as completions, or infinite.
         """
         found = np.full((len(self.ids), max(self.sizes, default=0)), np.nan)
         for row, values in enumerate(self.values[name]):
             if values is None:
                 continue
-            if len(values) != self.sizes[row]:
+            known = _numbers(values)
+            if known is None:
                 raise DataFormatError(
-                    f"{self.ids[row]!r} has {len(values)} values of {name!r} for "
+                    f"{self.ids[row]!r}: {name!r} must be a list of numbers, one for each of its "
+                    f"{self.sizes[row]} completions, got {str(values)[:60]!r}."
+                )
+            if len(known) != self.sizes[row]:
+                raise DataFormatError(
+                    f"{self.ids[row]!r} has {len(known)} values of {name!r} for "
                     f"{self.sizes[row]} completions; every completion must have one, null or nan "
                     "where it could not be had."
                 )
-            found[row, : len(values)] = [np.nan if value is None else value for value in values]
+            found[row, : len(known)] = known
             if np.isinf(found[row]).any():
                 raise DataFormatError(f"{self.ids[row]!r} has an infinite value of {name!r}.")
         return found
+
+
+def _numbers(values: object) -> Floats | None:
+    """[N] a list of numbers and nulls as an array; None where it is something else."""
+    if not isinstance(values, list | np.ndarray):
+        return None
+    try:
+        found = np.array([np.nan if value is None else value for value in values], dtype=float)
+    except (TypeError, ValueError):
+        return None
+    return found if found.ndim == 1 else None
 
 
 class Kept(NamedTuple):

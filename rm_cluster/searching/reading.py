@@ -26,14 +26,17 @@ from rm_cluster.config import (
 )
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.evaluation import evaluate
-from rm_cluster.metrics.judged import Bools, Floats
+from rm_cluster.metrics.judged import Floats
 from rm_cluster.scorers import Embedding
+from rm_cluster.searching.choice import ENSEMBLE
 from rm_cluster.searching.pool import Columns, Kept, SearchPool
 from rm_cluster.types import Row
 
 logger = logging.getLogger(__name__)
 
 GOLD, LABELS, WORST_CASE = "gold", "labels", "worst_case"
+_ROUNDING = 1e-3
+"""What sums of log-probabilities may be above 0."""
 EVALUATE = "evaluate"
 """The folder of the main job's result inside the output folder."""
 
@@ -77,6 +80,8 @@ def read_pool(run: SearchConfig) -> Read:
         )
     sought = [*names, *(name for name in (gold, _own_criterion(run), *_ref(run, values)) if name)]
     padded = {name: columns.padded(name) for name in dict.fromkeys(sought)}
+    for name in _ref(run, values):
+        _check_logprobs(columns.ids, name, padded[name])
     kept = Kept.of(list(padded.values()), columns.sizes)
     rewards = np.stack([kept.take(padded[name]) for name in names])
     if rewards.shape[2] < 2:
@@ -110,10 +115,15 @@ def searched_names(run: SearchConfig, values: Mapping[str, Any]) -> list[str]:
     """The reward models that are searched.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or one has a name that is taken.
     """
     taken = {run.gold, run.criterion, run.ref_logprobs, *_OWN}
     names = run.space.reward_models or [name for name in values if name not in taken]
+    if ENSEMBLE in names:
+        raise ConfigError(
+            f"A reward model cannot be called {ENSEMBLE!r} in a search, where that means all of "
+            "them together. Give it another name."
+        )
     if not names:
         raise ConfigError(
             "There is no reward model to search: give some in reward_models, or their rewards in "
@@ -209,6 +219,11 @@ def _check_names(run: SearchConfig, values: Mapping[str, Any]) -> None:
     for where, name in named:
         if name not in rewards:
             raise unknown_name(f"reward model in {where}", name, rewards)
+    if _own_criterion(run) in (run.space.reward_models or []):
+        raise ConfigError(
+            f"criterion: {run.criterion} is among space.reward_models, and what is searched cannot "
+            "judge itself. Hold it out of them."
+        )
     if run.ref_logprobs is not None:
         policies = [m.name for m in run.reward_models if isinstance(m, LogprobConfig)]
         if run.ref_logprobs not in policies:
@@ -225,6 +240,17 @@ def _ref(run: SearchConfig, values: Mapping[str, Any]) -> list[str]:
     if run.ref_logprobs is not None:
         return [run.ref_logprobs]
     return ["logprobs"] if "logprobs" in values else []
+
+
+def _check_logprobs(ids: Sequence[str], name: str, values_PN: Floats) -> None:
+    """Hold log-probabilities to their sign: with the other, beta drives away from the policy."""
+    wrong = np.argwhere(values_PN > _ROUNDING)
+    if len(wrong):
+        row, column = wrong[0]
+        raise DataFormatError(
+            f"{ids[row]!r} has {values_PN[row, column]:g} in {name!r}, and a log-probability is at "
+            "most 0. Give sums of natural log-probabilities, not probabilities or minus their log."
+        )
 
 
 def _criterion(
@@ -245,6 +271,8 @@ def _tokens(run: SearchConfig, columns: Columns, kept: Kept) -> dict[str, Floats
         return {"num_tokens_PN": None, "cost_PN": None}
     cost = kept.take(columns.padded("num_tokens"), absent=0.0)
     ended = kept.take(columns.padded("ended"), absent=0.0) if "ended" in columns.values else 0.0
+    if (cost < 0).any():
+        raise DataFormatError("num_tokens must be 0 or more, and some in the pool are less.")
     if np.isnan(cost).any():
         return {"num_tokens_PN": None, "cost_PN": None}
     # an empty completion counts as one token, or nothing could be divided by its length
@@ -257,12 +285,12 @@ def _similarity(run: SearchConfig, rows: Sequence[Row], columns: Columns, kept: 
     texts = [rows[row]["completions"] for row in kept.rows]
     if "embeddings" in columns.values:
         vectors = [columns.values["embeddings"][row] for row in kept.rows]
-        return kept_pairs(kept, _cosines(columns, kept, vectors))
+        return _cosines(columns, kept, vectors)
     if isinstance(run.similarity, EmbeddingConfig):
         embedding = Embedding(**run.similarity.model_dump())
         flat = embedding.embed([text for pool in texts for text in pool])
         ends = np.cumsum([len(pool) for pool in texts])[:-1]
-        return kept_pairs(kept, _cosines(columns, kept, np.split(flat, ends)))
+        return _cosines(columns, kept, np.split(flat, ends))
     overlap = token_overlap(texts)
     width = max(columns.sizes) - overlap.shape[1]
     return kept_pairs(kept, np.pad(overlap, ((0, 0), (0, width), (0, width))))
@@ -274,17 +302,19 @@ def kept_pairs(kept: Kept, values_PNN: Floats) -> Floats:
 
 
 def _cosines(columns: Columns, kept: Kept, vectors: Sequence[Any]) -> Floats:
-    """[P, N, N] of the kept rows' vectors."""
-    width = max(columns.sizes)
-    found: list[Floats] = []
-    for row, given in zip(kept.rows, vectors, strict=True):
-        array = np.asarray(given, dtype=np.float64) if given is not None else np.empty((0, 0))
-        if array.ndim != 2 or len(array) != columns.sizes[row]:
+    """[P, N, N] of the candidates that take part, from the kept rows' vectors."""
+    found = np.zeros((*kept.order_PN.shape, kept.order_PN.shape[1]))
+    for place, (row, given) in enumerate(zip(kept.rows, vectors, strict=True)):
+        here = kept.present_PN[place]
+        num = int(here.sum())
+        try:
+            if len(given) != columns.sizes[row]:
+                raise ValueError
+            array = np.array([given[k] for k in kept.order_PN[place, here]], dtype=np.float64)
+            found[place, :num, :num] = cosine_similarity(array[None])[0]
+        except (TypeError, ValueError):
             raise DataFormatError(
                 f"{columns.ids[row]!r} must have one embedding for each of its "
-                f"{columns.sizes[row]} completions, all of one length."
-            )
-        present: Bools = np.ones((1, len(array)), dtype=bool)
-        cosines = cosine_similarity(array[None], present)[0]
-        found.append(np.pad(cosines, (0, width - len(array))))
-    return np.stack(found)
+                f"{columns.sizes[row]} completions: finite numbers, not all 0, as many in each."
+            ) from None
+    return found

@@ -80,10 +80,25 @@ def open_storage(run: SearchConfig) -> optuna.storages.BaseStorage:
         if "://" in where:
             return optuna.storages.RDBStorage(where)
         backend = journal.JournalFileBackend(where)
+        _cut_unfinished_line(where)
         return optuna.storages.JournalStorage(backend)
     except Exception as error:  # of SQLAlchemy, its drivers and the file system
         reason = " ".join(str(error).split())[:240]
         raise ConfigError(f"Cannot open the storage {where!r}: {reason}") from None
+
+
+def _cut_unfinished_line(file: str) -> None:
+    """Take off what a run that was killed wrote of its last line: Optuna cannot read past it."""
+    lock = journal.JournalFileSymlinkLock(file)
+    lock.acquire()
+    try:
+        with open(file, "r+b") as stream:
+            content = stream.read()
+            # another kind of file is not ours to change
+            if content.startswith(b'{"op_code"'):
+                stream.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def name_study(run: SearchConfig, space: Space, pool: SearchPool) -> str:

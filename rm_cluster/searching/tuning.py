@@ -16,8 +16,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
@@ -34,6 +36,7 @@ from rm_cluster.searching.trial import RUNGS, SearchTrial
 
 logger = logging.getLogger(__name__)
 
+FINISHED = tuple(state for state in TrialState if state.is_finished())
 MAX_REPEATS = 100
 """Suggestions in a row that were tried before, after which nothing seems to be left to try."""
 CALLBACKS = {
@@ -48,16 +51,25 @@ CALLBACKS = {
 class StudySearch(OptunaSearch):  # type: ignore[misc]
     """Ray Tune's bridge to a study, which keeps what was measured and tries nothing twice.
 
+    Another search may work on the same study: all that this one goes by stands in the study.
+
     Args:
         space: What is tried.
         study: To go on with.
         objectives: Metrics of a result.
+        num_trials: Of the study, after which the search ends.
         num_prompts: Of a trial that was not stopped before its end.
         seed: Of the sampler.
     """
 
     def __init__(
-        self, space: Space, study: optuna.Study, objectives: list[str], num_prompts: int, seed: int
+        self,
+        space: Space,
+        study: optuna.Study,
+        objectives: list[str],
+        num_trials: int,
+        num_prompts: int,
+        seed: int,
     ) -> None:
         modes = ["max" if objective == "value" else "min" for objective in objectives]
         several = len(objectives) > 1
@@ -69,29 +81,48 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             study_name=study.study_name,
             sampler=sampler(study, seed),
         )
-        self._num_prompts = num_prompts
-        self._tried = {_key(trial.params): trial.number for trial in done(study)}
+        self._num_trials, self._num_prompts = num_trials, num_prompts
 
     def suggest(self, trial_id: str) -> Any:
         for _ in range(MAX_REPEATS):
+            if len(self._tried()) >= self._num_trials:
+                return Searcher.FINISHED
             config = super().suggest(trial_id)
             trial = self._ot_trials[trial_id]
-            number = self._tried.setdefault(_key(trial.params), trial.number)
-            if number == trial.number:
+            # one that is taken up again stands among them itself, and before its repeats
+            for other in self._tried():
+                if other.number < trial.number and other.params == trial.params:
+                    self._repeat(self._ot_trials.pop(trial_id), other.number)
+                    break
+            else:
                 return config
-            self._repeat(self._ot_trials.pop(trial_id), number)
         logger.warning("The last %d suggestions were tried before: the search ends", MAX_REPEATS)
         return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        with contextlib.suppress(UpdateFinishedTrialError):
+            super().on_trial_result(trial_id, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         stopped = result is not None and result["num_prompts"] < self._num_prompts
-        if result is not None:
-            names = ("value", "tokens", "kl", "num_prompts", "seconds")
-            self._ot_trials[trial_id].set_user_attr(MEASURED, {n: result[n] for n in names})
-        # without a result it counts as pruned, by what it reported on the way
-        super().on_trial_complete(trial_id, None if stopped else result, error)
+        trial = self._ot_trials[trial_id]
+        # a search that started meanwhile took it for one that was left, and tries it too: the
+        # outcome is the same, and the first to tell it is heard
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self._ot_study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            if result is not None:
+                names = ("value", "tokens", "kl", "num_prompts", "seconds")
+                trial.set_user_attr(MEASURED, {n: result[n] for n in names})
+            # without a result it counts as pruned, by what it reported on the way
+            super().on_trial_complete(trial_id, None if stopped else result, error)
+
+    def _tried(self) -> list[FrozenTrial]:
+        """Trials of the study that count, or are being tried and may."""
+        states = (*FINISHED, TrialState.RUNNING)
+        trials = self._ot_study.get_trials(deepcopy=False, states=states)
+        return [trial for trial in trials if REPEATS not in trial.user_attrs]
 
     def _repeat(self, trial: optuna.Trial, number: int) -> None:
         """Tell the sampler what is known of a trial, as Optuna's manual has it for duplicates."""
@@ -113,7 +144,12 @@ def run_trials(run: SearchConfig, space: Space, study: optuna.Study, pool: Searc
     if num_missing <= 0:
         return
     steps = RUNGS if run.scheduler else 1
-    searcher = StudySearch(space, study, list(run.objectives), len(pool.criterion_PN), run.seed)
+    # files may be sorted, and the first eighth of the prompts must stand for all
+    order = np.random.default_rng(run.seed).permutation(len(pool.criterion_PN))
+    pool = pool.prompts(order) if run.scheduler else pool
+    searcher = StudySearch(
+        space, study, list(run.objectives), run.num_trials, len(pool.criterion_PN), run.seed
+    )
     scheduler = ASHAScheduler(
         metric="value", mode="max", max_t=RUNGS, grace_period=1, reduction_factor=2
     )
@@ -148,7 +184,7 @@ def build_callback(config: CallbackConfig) -> tune.Callback:
     """Build one of Tune's callbacks.
 
     Raises:
-        ConfigError: Its package is not installed, or it cannot be built.
+        ConfigError: Its package is not installed, it cannot be built, or is no callback.
     """
     module, name, package = CALLBACKS.get(config.type) or (*config.type.split(":"), "")
     if package and importlib.util.find_spec(package) is None:
@@ -159,6 +195,10 @@ def build_callback(config: CallbackConfig) -> tune.Callback:
         callback: tune.Callback = getattr(importlib.import_module(module), name)(**config.options)
     except Exception as error:  # it is the user's code, or another package's
         raise ConfigError(f"callbacks: cannot build {config.type!r}: {error}") from None
+    if not isinstance(callback, tune.Callback):
+        raise ConfigError(
+            f"callbacks: {config.type!r} is no ray.tune.Callback; derive it from that."
+        )
     return callback
 
 
@@ -194,7 +234,3 @@ def _quiet_tune() -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-
-
-def _key(params: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(params.items()))

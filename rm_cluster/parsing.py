@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -127,6 +127,8 @@ def _all_keys(kind: Any) -> set[str]:
     return set().union(*map(_all_keys, get_args(kind)))
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    if word in known:
+        return " There is such a key, but not in this place."
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

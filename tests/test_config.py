@@ -67,6 +67,7 @@ def test_overrides_reach_into_lists_and_make_what_is_missing() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rewardmodels": []}, "Unknown key 'rewardmodels'. Did you mean 'reward_models'?"),
     ({"scoring": {"truncate": 1}}, "Unknown key 'scoring.truncate'. Did you mean 'truncation'?"),
+    ({"template": "plain"}, "Unknown key 'template'. There is such a key, but not in this place."),
     ({"reward_models": []}, "reward_models is wrong"),
     ({"reward_models": "x"}, "reward_models is wrong"),
     ({"reward_models": [{"model": "x"}]}, "must have a type"),

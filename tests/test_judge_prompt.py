@@ -96,6 +96,10 @@ def test_special_tokens_are_taken_apart() -> None:
     assert disarm(text, ["<s>", "</s>", "<eos>"]) == "x< /s>< s>< eos></eos> y"
     common = "a<|im_end|>\n<|im_start|>assistant b</s>[/INST]<end_of_turn>"
     assert disarm(common) == "a< |im_end|>\n< |im_start|>assistant b< /s>[ /INST]< end_of_turn>"
+    # those of DeepSeek have bars of full width
+    rarer = "<\uff5cUser\uff5c>x<\uff5cend\u2581of\u2581sentence\uff5c><eos>[SYSTEM_PROMPT]"
+    taken = "< \uff5cUser\uff5c>x< \uff5cend\u2581of\u2581sentence\uff5c>< eos>[ SYSTEM_PROMPT]"
+    assert disarm(rarer) == taken
     code = "if a < s and b | c: x[INSTANCE] = '<b>'"
     assert disarm(code) == code
 

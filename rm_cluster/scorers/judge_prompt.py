@@ -40,7 +40,8 @@ _RATING = re.compile(
     re.IGNORECASE,
 )
 _COMMON_SPECIAL = re.compile(
-    r"(<)(\|[^|<>\n]{1,40}\|>|/?s>|/?(?:start|end)_of_turn>)|(\[)(/?INST\])"
+    r"(<)([|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|/?s>|[be]os>|/?(?:start|end)_of_turn>)"
+    r"|(\[)(/?(?:INST|SYSTEM_PROMPT)\])"
 )
 _NEVER, _ROUNDING, _LEAST = -1000.0, 1e-3, 1e-9
 """Log-probs end above the first and may pass 0 by the second; the third is the least rest."""

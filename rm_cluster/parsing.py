@@ -102,7 +102,9 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         message = f"{where} is missing."
     else:
         reason = first["msg"].removeprefix("Value error, ")
-        message = f"{where} is wrong: {reason[0].lower()}{reason[1:]} (got {shown})."
+        if first["type"] != "value_error":  # ours may begin with a name
+            reason = f"{reason[0].lower()}{reason[1:]}"
+        message = f"{where} is wrong: {reason} (got {shown})."
     more = f" ({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
     return " ".join((message + more).split())
 

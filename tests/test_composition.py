@@ -105,7 +105,7 @@ def team(*members: str, **more: Any) -> dict[str, Any]:
 
 WRONG: list[tuple[list[dict[str, Any]], str]] = [
     ([{"type": "length"}, ratio("length")], "which is of type length"),
-    ([ratio({"model": "x", "include_eos": False})], "the same include_eos"),
+    ([ratio({"model": "X", "include_eos": False})], "wrong: X-over-sft needs the same include_eos"),
     ([ratio("x/a", {"model": "x/b", "template": "concat"})], "shares one template, but b has"),
     ([ratio(rendering="own", template="plain")], "rendering: own takes no template"),
     ([ratio({"name": "x"})], "reward_models.0.strong.model is missing"),

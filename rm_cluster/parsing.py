@@ -62,23 +62,23 @@ def _override(data: Any, text: str) -> Any:
     try:
         leaf = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ConfigError(f"The value of {text!r} is not YAML; put it in quotes.") from None
-    return _replaced(data, key.split("."), leaf, text)
+        raise ConfigError(f"The value of {key!r} is not YAML; put it in quotes.") from None
+    return _replaced(data, key.split("."), leaf, key)
 
 
-def _replaced(data: Any, keys: list[str], leaf: Any, text: str) -> Any:
+def _replaced(data: Any, keys: list[str], leaf: Any, key: str) -> Any:
     if not keys:
         return leaf
     head, *rest = keys
     if isinstance(data, list):
         if not head.isdigit() or int(head) >= len(data):
             raise ConfigError(
-                f"Cannot apply {text!r}: {head!r} must be a position from 0 to {len(data) - 1}."
+                f"Cannot apply {key!r}: {head!r} must be a position from 0 to {len(data) - 1}."
             )
         index = int(head)
-        return [*data[:index], _replaced(data[index], rest, leaf, text), *data[index + 1 :]]
+        return [*data[:index], _replaced(data[index], rest, leaf, key), *data[index + 1 :]]
     branch = dict(data) if isinstance(data, Mapping) else {}
-    branch[head] = _replaced(branch.get(head), rest, leaf, text)
+    branch[head] = _replaced(branch.get(head), rest, leaf, key)
     return branch
 
 

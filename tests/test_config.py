@@ -127,6 +127,19 @@ def test_overrides_that_lead_nowhere(override: str) -> None:
         parsed(override)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "reward_models.9.endpoint.api_key_env=sk-secret",
+        "reward_models.0.endpoint.api_key_env=sk-secret: 1: 2",
+    ],
+)
+def test_overrides_that_lead_nowhere_do_not_show_what_may_be_a_key(override: str) -> None:
+    with pytest.raises(ConfigError, match="api_key_env") as caught:
+        parsed(override)
+    assert "sk-secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("text", ["", "- a", "just text", "a: [", "\t", "a: b: c", "42", "!!x y"])
 def test_files_that_hold_no_config(tmp_path: Path, text: str) -> None:
     file = tmp_path / "c.yaml"

@@ -93,6 +93,11 @@ def plan_measurements(run: EvaluateConfig) -> Plan:
             find_files(benchmark.path)
     for model in composition.imported:
         find_score_files(model)
+    for config in composition.measured.values():
+        if isinstance(config, LogprobConfig) and config.customize is not None:
+            routing = config.customize.routing()
+            if routing is not None:
+                Router(**routing.model_dump())
     for scorer in scorers.values():
         if isinstance(scorer, Classifier | Logprob) and scorer.notice:
             logger.warning(scorer.notice)

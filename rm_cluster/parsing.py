@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -62,23 +62,23 @@ def _override(data: Any, text: str) -> Any:
     try:
         leaf = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ConfigError(f"The value of {text!r} is not YAML; put it in quotes.") from None
-    return _replaced(data, key.split("."), leaf, text)
+        raise ConfigError(f"The value of {key!r} is not YAML; put it in quotes.") from None
+    return _replaced(data, key.split("."), leaf, key)
 
 
-def _replaced(data: Any, keys: list[str], leaf: Any, text: str) -> Any:
+def _replaced(data: Any, keys: list[str], leaf: Any, key: str) -> Any:
     if not keys:
         return leaf
     head, *rest = keys
     if isinstance(data, list):
         if not head.isdigit() or int(head) >= len(data):
             raise ConfigError(
-                f"Cannot apply {text!r}: {head!r} must be a position from 0 to {len(data) - 1}."
+                f"Cannot apply {key!r}: {head!r} must be a position from 0 to {len(data) - 1}."
             )
         index = int(head)
-        return [*data[:index], _replaced(data[index], rest, leaf, text), *data[index + 1 :]]
+        return [*data[:index], _replaced(data[index], rest, leaf, key), *data[index + 1 :]]
     branch = dict(data) if isinstance(data, Mapping) else {}
-    branch[head] = _replaced(branch.get(head), rest, leaf, text)
+    branch[head] = _replaced(branch.get(head), rest, leaf, key)
     return branch
 
 
@@ -102,7 +102,9 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         message = f"{where} is missing."
     else:
         reason = first["msg"].removeprefix("Value error, ")
-        message = f"{where} is wrong: {reason[0].lower()}{reason[1:]} (got {shown})."
+        if first["type"] != "value_error":  # ours may begin with a name
+            reason = f"{reason[0].lower()}{reason[1:]}"
+        message = f"{where} is wrong: {reason} (got {shown})."
     more = f" ({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
     return " ".join((message + more).split())
 
@@ -127,6 +129,8 @@ def _all_keys(kind: Any) -> set[str]:
     return set().union(*map(_all_keys, get_args(kind)))
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    if word in known:
+        return " There is such a key, but not in this place."
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from rm_cluster.config import PairSweepConfig
@@ -46,7 +47,7 @@ def read_gap(sweep: PairSweepConfig) -> dict[str, float] | None:
     check_filled(table, "gap", ["model"])
     check_unique(table, "gap", ["model"])
     values = dict(zip(table["model"].astype(str), as_numbers(table, "gap", column), strict=True))
-    missing = [name for name in sweep_names(sweep) if pd.isna(values.get(name))]
+    missing = [name for name in sweep_names(sweep) if not np.isfinite(values.get(name, np.nan))]
     if missing:
         raise DataFormatError(
             f"{sweep.gap} has no {column} for {missing[0]!r} ({len(missing)} such models of "

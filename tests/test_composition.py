@@ -105,7 +105,7 @@ def team(*members: str, **more: Any) -> dict[str, Any]:
 
 WRONG: list[tuple[list[dict[str, Any]], str]] = [
     ([{"type": "length"}, ratio("length")], "which is of type length"),
-    ([ratio({"model": "x", "include_eos": False})], "the same include_eos"),
+    ([ratio({"model": "X", "include_eos": False})], "wrong: X-over-sft needs the same include_eos"),
     ([ratio("x/a", {"model": "x/b", "template": "concat"})], "shares one template, but b has"),
     ([ratio(rendering="own", template="plain")], "rendering: own takes no template"),
     ([ratio({"name": "x"})], "reward_models.0.strong.model is missing"),
@@ -117,6 +117,10 @@ WRONG: list[tuple[list[dict[str, Any]], str]] = [
     ([{"type": "length"}, team("length", "other")], "a member 'other' that is no reward model"),
     ([{"type": "length"}, team("length", "length")], "names a member more than once"),
     ([{"type": "length"}, team("length", "team")], "a member 'team' of type ensemble"),
+    (
+        [{"type": "length"}, {"type": "judge", "model": "x/j"}, team("length", "j")],
+        "a member 'j' that only compares the pairs of a benchmark; write compare: round_robin at j",
+    ),
     ([{"type": "length"}, team("length")], "reward_models.1.members is wrong"),
     ([{"type": "pair_sweep", "models": ["x/a"]}], "reward_models.0.models is wrong"),
     ([{"type": "pair_sweep", "models": ["x/a", "y/a"]}], "two models 'a'"),

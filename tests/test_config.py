@@ -67,6 +67,7 @@ def test_overrides_reach_into_lists_and_make_what_is_missing() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rewardmodels": []}, "Unknown key 'rewardmodels'. Did you mean 'reward_models'?"),
     ({"scoring": {"truncate": 1}}, "Unknown key 'scoring.truncate'. Did you mean 'truncation'?"),
+    ({"template": "plain"}, "Unknown key 'template'. There is such a key, but not in this place."),
     ({"reward_models": []}, "reward_models is wrong"),
     ({"reward_models": "x"}, "reward_models is wrong"),
     ({"reward_models": [{"model": "x"}]}, "must have a type"),
@@ -124,6 +125,19 @@ def test_what_is_wrong_is_said_in_a_line(change: dict[str, Any], said: str) -> N
 def test_overrides_that_lead_nowhere(override: str) -> None:
     with pytest.raises(ConfigError):
         parsed(override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "reward_models.9.endpoint.api_key_env=sk-secret",
+        "reward_models.0.endpoint.api_key_env=sk-secret: 1: 2",
+    ],
+)
+def test_overrides_that_lead_nowhere_do_not_show_what_may_be_a_key(override: str) -> None:
+    with pytest.raises(ConfigError, match="api_key_env") as caught:
+        parsed(override)
+    assert "sk-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "- a", "just text", "a: [", "\t", "a: b: c", "42", "!!x y"])

@@ -47,6 +47,11 @@ def test_what_one_member_lacks_the_ensemble_lacks() -> None:
     assert np.isnan(second).all()
 
 
+def test_of_nothing_there_are_no_rewards() -> None:
+    one = Fixed([0.0, 2.0])
+    assert rmc.Ensemble({"one": one, "two": one}).score([]) == []
+
+
 def test_mistakes() -> None:
     one = Fixed([1.0, 1.0], [1.0, 1.0, 1.0])
     with pytest.raises(DataFormatError, match="do not differ"):

@@ -10,12 +10,26 @@ import pytest
 
 import rm_cluster as rmc
 from rm_cluster.config import CustomizeConfig
+from rm_cluster.errors import ConfigError
+from rm_cluster.measurement import plan_measurements
+from rm_cluster.parsing import parse_config
 from rm_cluster.scorers.customization import Customizer
 from tests.families import CAUSAL, save_family
 from tests.models import tokenizer
 from tests.rows import row
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+def test_a_router_that_is_not_there_is_told_before_anything_runs(tmp_path: Path) -> None:
+    model = save_family("Llama", tmp_path / "lm", tokenizer(), CAUSAL)
+    customize = {"router": {"model": "./nowhere"}}
+    config = {
+        "reward_models": [{"type": "logprob", "model": str(model), "customize": customize}],
+        "benchmarks": ["ppe"],
+    }
+    with pytest.raises(ConfigError, match=r"nowhere.*no such folder"):
+        plan_measurements(parse_config(rmc.EvaluateConfig, config))
 
 
 def test_a_ratio_of_customized_log_probs_is_that_of_prompts_customized_by_hand(

@@ -179,7 +179,8 @@ def test_a_sweep_measures_each_model_once_and_stays_out_of_the_leaderboard(
 
 def test_a_gap_without_a_model_is_told_before_anything_runs(tmp_path: Path, strong: Path) -> None:
     gap = tmp_path / "gap.csv"
-    gap.write_text("model,value\nstrong,60\n")
     sweep = {"type": "pair_sweep", "models": [str(strong), "other/weak"], "gap": str(gap)}
-    with pytest.raises(rmc.RMClusterError, match="no value for 'weak'"):
-        read_gap(PairSweepConfig.model_validate(sweep))
+    for lines in ("strong,60\n", "strong,60\nweak,\n", "strong,60\nweak,inf\n"):
+        gap.write_text(f"model,value\n{lines}")
+        with pytest.raises(rmc.RMClusterError, match="no value for 'weak'"):
+            read_gap(PairSweepConfig.model_validate(sweep))

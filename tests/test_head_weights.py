@@ -42,6 +42,17 @@ def test_equal_to_a_loop_over_all_vectors() -> None:
     assert (found.num_vectors, found.n) == (24, 40)
 
 
+def test_ties_of_whole_numbers_are_ties_in_steps_of_a_twentieth() -> None:
+    # 0.05 + 0.1 - 0.15 is 3e-17 in floating point
+    found = weight_accuracies([[1, 1, 0]], [[0, 0, 1]], [[0.05, 0.1, 0.15], [0.05, 0.1, 0.1]])
+    assert found.tolist() == [0.0, 1.0]
+    chosen, rejected = RNG.integers(0, 5, (2, 40, 5))  # as HelpSteer2's ratings are
+    twentieths = np.stack([RNG.choice(axis, 300) for axis in HELPSTEER_AXES], axis=1)
+    whole = np.rint(20 * twentieths).astype(int)
+    exact = ((chosen - rejected) @ whole.T > 0).mean(axis=0)
+    np.testing.assert_array_equal(weight_accuracies(chosen, rejected, twentieths), exact)
+
+
 def test_the_grid_of_the_paper_has_4_084_101_vectors_and_takes_seconds() -> None:
     chosen, rejected = RNG.normal(size=(2, 100, 5))
     started = time.monotonic()

@@ -270,6 +270,30 @@ def test_a_judge_that_repeats_the_key_is_not_believed() -> None:
     assert "The key is ***" in str(found[0].error)
 
 
+def test_a_judge_that_lists_the_key_is_not_believed() -> None:
+    with chat_server(lambda *_: likely(**{f"<{KEY}>": -0.1})) as server:
+        found = asked(judge(server, "logits"))
+    assert all(KEY not in str(one.error) for one in found)
+    assert "no log-prob of A or B among {'<***>': -0.1}" in str(found[0].error)
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e999", "NaN", "5.0", '"x"', "null"])
+def test_a_log_prob_that_is_none_is_an_error_of_its_row_alone(number: str) -> None:
+    status, headers, body = likely(A=-0.25, B=-1.5)
+    hostile = status, headers, body.replace("-0.25", number)
+    with chat_server(by_row(lambda i, _: hostile if i == 2 else (status, headers, body))) as server:
+        found = asked(judge(server, "logits", max_retries=0))
+    assert found[2].values is None
+    assert found[:2] + found[3:] == [GroupRewards([1.25, 1.25])] * 5
+    assert len(server.requests) == 1 + 2 * 6, "nothing is asked again"
+
+
+@pytest.mark.parametrize("url", ["http://localhost:99999/v1", "http://[::1/v1", "http://.../v1"])
+def test_a_url_that_is_none_is_told(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot reach http.* Is base_url right"):
+        Judge(model="m", method="verdict", endpoint={"base_url": url}).load()
+
+
 def test_neither_contract_nor_config_holds_the_key() -> None:
     with chat_server(prefers_good) as server:
         judged = judge(server)

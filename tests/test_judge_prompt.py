@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, get_args
 
@@ -95,6 +96,10 @@ def test_special_tokens_are_taken_apart() -> None:
     assert disarm(text, ["<s>", "</s>", "<eos>"]) == "x< /s>< s>< eos></eos> y"
     common = "a<|im_end|>\n<|im_start|>assistant b</s>[/INST]<end_of_turn>"
     assert disarm(common) == "a< |im_end|>\n< |im_start|>assistant b< /s>[ /INST]< end_of_turn>"
+    # those of DeepSeek have bars of full width
+    rarer = "<\uff5cUser\uff5c>x<\uff5cend\u2581of\u2581sentence\uff5c><eos>[SYSTEM_PROMPT]"
+    taken = "< \uff5cUser\uff5c>x< \uff5cend\u2581of\u2581sentence\uff5c>< eos>[ SYSTEM_PROMPT]"
+    assert disarm(rarer) == taken
     code = "if a < s and b | c: x[INSTANCE] = '<b>'"
     assert disarm(code) == code
 
@@ -143,3 +148,23 @@ def test_log_odds_of_an_option_that_is_not_listed_are_a_bound() -> None:
     assert log_odds("yes", [("No", -0.01), ("Maybe", -6.0)]) == pytest.approx(-5.99)
     assert log_odds("yes", [("Maybe", -0.01)]) is None
     assert log_odds("yes", []) is None
+
+
+def test_log_odds_of_an_option_that_is_listed_alone_are_no_tie() -> None:
+    # what is left for No is 1 - 0.9
+    assert log_odds("yes", [("Yes", math.log(0.9))]) == pytest.approx(math.log(9))
+    assert log_odds("yes", [("Yes", 0.0)]) == pytest.approx(math.log(1e9))
+    # 1 - 0.8 - 0.15 is less than the last that is listed
+    listed = [("Maybe", math.log(0.8)), ("No", math.log(0.15))]
+    assert log_odds("yes", listed) == pytest.approx(math.log(0.05 / 0.15))
+
+
+@pytest.mark.parametrize("never", [-math.inf, -9999.0, -3.4e38, -1.7e308])
+def test_what_stands_for_no_probability_is_not_listed(never: float) -> None:
+    assert log_odds("yes", [("Yes", -0.01), ("Maybe", -6.0), ("No", never)]) == pytest.approx(5.99)
+    assert log_odds("yes", [("Yes", never), ("No", never)]) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 5.0, 1.7e308])
+def test_what_is_no_log_prob_decides_nothing(value: float) -> None:
+    assert log_odds("yes", [("Yes", value), ("No", -1.0)]) is None

@@ -283,6 +283,7 @@ def test_ray_job_submit(tmp_path: Path, head: dict[str, str]) -> None:
         ("space.beta.low=1000", "low < high must hold"),
         ("criteron=m0", "Did you mean 'criterion'"),
         ("output_dir=s3://bucket/run", "set storage to a database URL"),
+        ("reward_models=[{type: judge, model: j}]", "write compare: round_robin"),
     ],
 )
 def test_a_wrong_configuration_is_told(tmp_path: Path, argument: str, said: str) -> None:

@@ -119,7 +119,8 @@ def test_answers_become_margins_in_the_direction_of_each_pair() -> None:
     assert (first["error"], first["num_compared"], first["bias"]) == (None, 2, 1.0)
     assert second["values"] is None
     assert second["error"] == "1 of 1 questions failed; the first: unscored: gibberish"
-    assert third["error"] == "nothing to compare"
+    assert (third["error"], third["margins"]) == (None, []), "nothing to compare is no failure"
+    assert np.isnan(third["values"]).all()
     assert found.counts == {
         "n_questions": 3, "n_unscored": 1, "n_failed_questions": 0, "n_inconsistent": 0,
     }  # fmt: skip

@@ -87,7 +87,7 @@ class AnnotateConfig(Config):
             raise ValueError(
                 f"{by.name} is a sweep, which has no rewards of its own to annotate by"
             )
-        if isinstance(by, JudgeConfig) and by.is_pairwise and by.compare == "pairs":
+        if isinstance(by, JudgeConfig) and by.only_compares:
             raise ValueError(
                 f"{by.name} only compares the pairs that a benchmark has; write compare: "
                 "round_robin, which rates every completion"

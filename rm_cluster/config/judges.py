@@ -77,6 +77,11 @@ class JudgeConfig(PretrainedConfig):
         """Whether it sees two completions at a time."""
         return self.method in ("logits", "verdict")
 
+    @property
+    def only_compares(self) -> bool:
+        """Whether it has margins of a benchmark's pairs, and no rewards."""
+        return self.is_pairwise and self.compare == "pairs"
+
     @model_validator(mode="after")
     def _consistent(self) -> JudgeConfig:
         if self.compare == "round_robin" and not self.is_pairwise:

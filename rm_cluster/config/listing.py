@@ -74,10 +74,16 @@ def _check_ensemble(ensemble: EnsembleConfig, named: Mapping[str, Any]) -> None:
                 f"{ensemble.name} has a member {name!r} that is no reward model here; there are "
                 f"{', '.join(named)}"
             )
-        if isinstance(named[name], EnsembleConfig | PairSweepConfig):
+        member = named[name]
+        if isinstance(member, EnsembleConfig | PairSweepConfig):
             raise ValueError(
-                f"{ensemble.name} has a member {name!r} of type {named[name].type}; members have "
-                "a reward of their own"
+                f"{ensemble.name} has a member {name!r} of type {member.type}; members are reward "
+                "models that are measured or a ratio of two"
+            )
+        if isinstance(member, JudgeConfig) and member.only_compares:
+            raise ValueError(
+                f"{ensemble.name} has a member {name!r} that only compares the pairs of a "
+                f"benchmark; write compare: round_robin at {name}, which rates every completion"
             )
     if len(set(ensemble.members)) < len(ensemble.members):
         raise ValueError(f"{ensemble.name} names a member more than once")

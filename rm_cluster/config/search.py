@@ -15,6 +15,7 @@ from pydantic import (
 
 from rm_cluster.config.base import Config
 from rm_cluster.config.derived import EnsembleRule, PairSweepConfig
+from rm_cluster.config.judges import JudgeConfig
 from rm_cluster.config.listing import RewardModelConfig, check_members
 from rm_cluster.config.pretrained import EmbeddingConfig
 from rm_cluster.config.runs import BenchmarkConfig, ScoringConfig, ServingConfig
@@ -123,6 +124,11 @@ class SearchConfig(Config):
         for model in models:
             if isinstance(model, PairSweepConfig):
                 raise ValueError(f"{model.name} is a sweep, which has no reward of its own")
+            if isinstance(model, JudgeConfig) and model.only_compares:
+                raise ValueError(
+                    f"{model.name} only compares the pairs of a benchmark; write compare: "
+                    "round_robin, which rates every completion"
+                )
         return models
 
     @model_validator(mode="after")

@@ -99,7 +99,7 @@ class EndpointEngine:
                 if error.status in _USERS_FAULT:
                     raise ConfigError(f"{self._name}: {error}") from None
             except _Passing as error:
-                if isinstance(error.__cause__, aiohttp.ClientConnectorError):
+                if isinstance(error.__cause__, aiohttp.ClientConnectorError | ValueError):
                     raise ConfigError(
                         f"{self._name}: cannot reach {self._url}: {error}. Is base_url right, and "
                         "the server up?"
@@ -148,7 +148,7 @@ class EndpointEngine:
                 status, headers = response.status, response.headers
         except TimeoutError:
             raise _Passing(f"no answer within {self._config.timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: no URL
             raise _Passing(self._clean(f"{type(error).__name__}: {error}")) from error
         if status == 200:
             return self._answer(raw)
@@ -180,9 +180,10 @@ class EndpointEngine:
             reason = str(choice.get("finish_reason") or "")
             if not isinstance(text, str) or not all(isinstance(t, str) for t, _ in logprobs):
                 raise TypeError("content that is not text")
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
             raise _Passing(f"not a chat completion: {self._clean(raw)}") from None
-        return Answer(self._without_key(text), tuple(logprobs), reason)
+        tokens = tuple((self._without_key(token), value) for token, value in logprobs)
+        return Answer(self._without_key(text), tokens, reason)
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(

@@ -26,6 +26,7 @@ HELPSTEER_AXES = (_STEPS, _STEPS, _STEPS, _STEPS, tuple(-step for step in _STEPS
 In steps of 0.05, the first four from 0 to 1, verbosity from 0 to -1 (2505.10775).
 """
 _VECTORS_AT_ONCE = 512
+_ROUNDING = 1e-12
 
 
 class HeadWeights(NamedTuple):
@@ -109,6 +110,7 @@ def weight_accuracies(
 
 
 def _margins(chosen_RH: npt.ArrayLike, rejected_RH: npt.ArrayLike) -> Floats:
+    """[R, H] chosen less rejected, each pair scaled to 1, by which no vector ranks otherwise."""
     chosen, rejected = (np.asarray(a, dtype=np.float64) for a in (chosen_RH, rejected_RH))
     if chosen.ndim != 2 or chosen.shape != rejected.shape or not chosen.size:
         raise DataFormatError(
@@ -121,7 +123,8 @@ def _margins(chosen_RH: npt.ArrayLike, rejected_RH: npt.ArrayLike) -> Floats:
         raise DataFormatError(
             f"Pair {row} has an objective that is not finite; leave such pairs out, and count them."
         )
-    return margins
+    size_R1 = np.abs(margins).sum(axis=1, keepdims=True)
+    return margins / np.where(size_R1 > 0, size_R1, 1.0)
 
 
 def _vectors(axes: Sequence[Sequence[float]]) -> Iterator[Floats]:
@@ -135,5 +138,7 @@ def _vectors(axes: Sequence[Sequence[float]]) -> Iterator[Floats]:
 
 
 def _num_won(margins_RH: Floats, weights_WH: Floats) -> npt.NDArray[np.int64]:
-    won: npt.NDArray[np.int64] = np.count_nonzero(weights_WH @ margins_RH.T > 0, axis=1)
+    # objectives are often whole numbers, whose ties a product misses by rounding
+    room = _ROUNDING * np.abs(weights_WH).max(initial=0.0)
+    won: npt.NDArray[np.int64] = np.count_nonzero(weights_WH @ margins_RH.T > room, axis=1)
     return won

@@ -44,6 +44,8 @@ class Ensemble:
         Raises:
             DataFormatError: The rewards of a member do not differ, so that they have no scale.
         """
+        if not prompt_groups:
+            return []
         sizes = [len(row["completions"]) for row in prompt_groups]
         flat = np.stack(
             [

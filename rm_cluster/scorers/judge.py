@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -291,10 +290,10 @@ class _Endpoint:
         if method not in OPTIONS:
             return _from_words(method, answer.text, cut=answer.finish_reason == "length")
         odds = log_odds(method, answer.logprobs)
-        if odds is None or not math.isfinite(odds):
-            options = " nor ".join(OPTIONS[method])
-            listed = [token for token, _ in answer.logprobs] or "no tokens at all"
-            return Reading(None, f"{UNSCORED}neither {options} among {listed}"[:300])
+        if odds is None:
+            options = " or ".join(OPTIONS[method])
+            listed = dict(answer.logprobs) or "no tokens at all"
+            return Reading(None, f"{UNSCORED}no log-prob of {options} among {listed}"[:300])
         return _from_log_odds(method, odds)
 
 

@@ -40,8 +40,11 @@ _RATING = re.compile(
     re.IGNORECASE,
 )
 _COMMON_SPECIAL = re.compile(
-    r"(<)(\|[^|<>\n]{1,40}\|>|/?s>|/?(?:start|end)_of_turn>)|(\[)(/?INST\])"
+    r"(<)([|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|/?s>|[be]os>|/?(?:start|end)_of_turn>)"
+    r"|(\[)(/?(?:INST|SYSTEM_PROMPT)\])"
 )
+_NEVER, _ROUNDING, _LEAST = -1000.0, 1e-3, 1e-9
+"""Log-probs end above the first and may pass 0 by the second; the third is the least rest."""
 _PREFERENCE = {"a": 1.0, "b": -1.0, "tie": 0.0}
 
 
@@ -131,17 +134,22 @@ def log_odds(method: str, logprobs: Sequence[tuple[str, float]]) -> float | None
     """Log-odds of the first option, from the likeliest tokens that an endpoint lists.
 
     Tokens that are an option but for case and space around it are added up. An option that is not
-    listed is no likelier than the last that is, and takes its log-prob: the log-odds are then a
-    bound, on the right side of 0. None where neither is listed.
+    listed is no likelier than the last that is, nor than all that are not: the log-odds are then a
+    bound. What stands for no probability at all (-inf, -9999, -3.4e38) counts as not listed. None
+    where neither is listed, or a number is no log-prob.
     """
+    if not all(value <= _ROUNDING for _, value in logprobs):
+        return None
+    listed = [(token, value) for token, value in logprobs if value > _NEVER]
     sums = [
-        _log_sum([value for token, value in logprobs if token.strip().lower() == option.lower()])
+        _log_sum([value for token, value in listed if token.strip().lower() == option.lower()])
         for option in OPTIONS[method]
     ]
     if all(value is None for value in sums):
         return None
-    floor = min(value for _, value in logprobs)
-    first, other = (floor if value is None else value for value in sums)
+    rest = 1.0 - sum(math.exp(value) for _, value in listed)
+    bound = min(*(value for _, value in listed), math.log(max(rest, _LEAST)))
+    first, other = (bound if value is None else value for value in sums)
     return first - other
 
 

@@ -131,7 +131,7 @@ def _compared(
     if config.compare == "round_robin":
         rewards = round_robin_rewards(margins, asked, num_completions)
         return line | _values(rewards, num_completions)
-    if not known.any():
+    if asked and not known.any():
         return line
     of = dict(zip(asked, margins.tolist(), strict=True))
     line["margins"] = [
@@ -155,10 +155,8 @@ def _values(rewards: Floats | None, num_completions: int) -> Record:
 
 
 def _error(errors: Sequence[str | None], values: Sequence[list[float] | None]) -> Record:
-    """What failed of a prompt's questions; a prompt without any was not asked about."""
+    """What failed of a prompt's questions; where nothing was to be asked nothing did."""
     failed = [error for error, value in zip(errors, values, strict=True) if value is None]
-    if not values:
-        return {"error": "nothing to compare"}
     if not failed:
         return {}
     return {"error": f"{len(failed)} of {len(values)} questions failed; the first: {failed[0]}"}

@@ -81,9 +81,9 @@ def engine(folder: Path, dtype: str) -> dict[str, object]:
 def job(folder: Path, dtype: str) -> dict[str, object]:
     """The whole job: rendering, tokenizing, Ray Data, Ray Serve, the store, metrics and report.
 
-    Timed from the first answer in the store to the last, for the texts after the first two requests,
-    which are worked on at a time; so the second is taken as done when the first is, which it is not
-    quite. `start` is all before that, `end` all after it, such as metrics and the report.
+    Timed from the first answer in the store to the last, for the texts after the first two
+    requests, which are worked on at a time; so the second is taken as done when the first is, which
+    it is not quite. `start` is all before that, `end` all after it: metrics and the report.
     """
     import pyarrow.parquet as pq
 

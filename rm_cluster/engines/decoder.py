@@ -45,7 +45,7 @@ def token_budget(config: PretrainedConfig) -> int:
 
 def enough(tokens_per_batch: int) -> int:
     """Tokens after which a batch may end; a CPU is fastest while a layer's states are in cache."""
-    return min(tokens_per_batch, 2048) if device().type == "cpu" else tokens_per_batch
+    return min(tokens_per_batch, 1024) if device().type == "cpu" else tokens_per_batch
 
 
 def padded_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

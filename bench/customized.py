@@ -28,6 +28,7 @@ import transformers
 import rm_cluster as rmc
 from rm_cluster.benchmarks.rows import make_row, messages
 from rm_cluster.config import CustomizeConfig
+from rm_cluster.engines.decoder import enough
 from rm_cluster.engines.packing import pack, tree_batches
 from rm_cluster.sandbox.tokenizer import byte_tokenizer
 from rm_cluster.scorers.continuation import unmark
@@ -96,7 +97,7 @@ def measure(
             seconds[name].append(time.perf_counter() - started)
     ratios = np.array(seconds["padded"]) / np.array(seconds["packed"])
     texts = [unmark(text)[0] for group in groups for text in group]
-    batches = tree_batches(texts, PACKED_TOKENS)
+    batches = tree_batches(texts, PACKED_TOKENS, enough(PACKED_TOKENS))
     num_packed = sum(len(pack([texts[i] for i in batch]).token_ids) for batch in batches)
     num_tokens = sum(map(len, texts))
     return {

@@ -25,6 +25,7 @@ import torch
 import transformers
 
 from rm_cluster.config import ClassifierConfig
+from rm_cluster.engines.decoder import enough
 from rm_cluster.engines.packing import pack, tree_batches
 from rm_cluster.engines.torch_engine import ClassifierEngine
 
@@ -81,7 +82,7 @@ def measure(
             engine.rewards(texts)
             seconds[name].append(time.perf_counter() - started)
     ratios = np.array(seconds["padded"]) / np.array(seconds["packed"])
-    order = tree_batches(texts, PACKED_TOKENS)
+    order = tree_batches(texts, PACKED_TOKENS, enough(PACKED_TOKENS))
     num_packed = sum(len(pack([texts[i] for i in batch]).token_ids) for batch in order)
     num_tokens = sum(map(len, texts))
     return {

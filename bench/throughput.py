@@ -232,6 +232,13 @@ def largest_difference(one: Results) -> dict[str, float]:
     }
 
 
+def keep(name: str, found: dict[str, object]) -> None:
+    """Put a result beside those of earlier runs; one of the same name gives way."""
+    target = Path(__file__).parent / "results" / "throughput.json"
+    known = json.loads(target.read_text()) if target.exists() else {}
+    target.write_text(json.dumps({**known, name: found}, indent=2) + "\n")
+
+
 def main() -> None:
     options = dict(argument.split("=", 1) for argument in sys.argv[1:])
     data = Path(options["data"]) if "data" in options else None
@@ -242,7 +249,12 @@ def main() -> None:
         if f"{arm}_python" in options:
             pythons[arm] = options[f"{arm}_python"]
     num_repeats = int(options.get("num_repeats", 3))
-    results: dict[str, object] = {}
+    machine = (
+        f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}; texts: "
+        f"{'RM-Bench chat and hh_harmless' if data else 'random words'}"
+    )
     with tempfile.TemporaryDirectory() as place:
         model = Path(place) / "model"
         num_parameters = save_model(model)
@@ -256,24 +268,16 @@ def main() -> None:
                     rounds.append({arm: run(pythons[arm], arm, folder, dtype) for arm in arms})
                 num_unique = int(rounds[0]["floor"]["num_unique_tokens"])
                 found = {
+                    "machine": machine,
+                    "num_repeats": num_repeats,
                     "num_prompts": len(sets[name]),
                     "num_tokens": num_tokens,
                     "num_unique_tokens": num_unique,
                     **summarize(rounds, 2.0 * num_parameters * num_unique, matmul_rate(dtype)),
                     "largest_difference_to_engine": largest_difference(rounds[0]),
                 }
-                results[f"{name}, {dtype}"] = found
+                keep(f"{name}, {dtype}", found)
                 print(f"{name}, {dtype}: {json.dumps(found)}", flush=True)
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}; texts: "
-        f"{'RM-Bench chat and hh_harmless' if data else 'random words'}"
-    )
-    target = Path(__file__).parent / "results" / "throughput.json"
-    target.write_text(
-        json.dumps({"machine": machine, "num_repeats": num_repeats, "results": results}, indent=2)
-        + "\n"
-    )
 
 
 if __name__ == "__main__":

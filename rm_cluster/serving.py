@@ -7,12 +7,12 @@ import contextlib
 import logging
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import ray
-import transformers
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import AutoscalingConfig
@@ -59,12 +59,14 @@ class Replica:
     def __init__(
         self, config: AnyModelConfig, scoring: ScoringConfig, num_threads: int | None
     ) -> None:
-        transformers.utils.logging.disable_progress_bar()
         apart = isinstance(config, ClassifierConfig | LogprobConfig) and config.engine == "torch"
         self._free = asyncio.Semaphore(2 if apart else 1)
         self._problem: ConfigError | None = None
         try:
             self._model: Any = build_model(config, scoring)
+            # seconds to import, so only for those that need it
+            if (transformers := sys.modules.get("transformers")) is not None:
+                transformers.utils.logging.disable_progress_bar()
             self._model.load(num_threads)
         except ConfigError as error:
             # told by `check`; raised here, Serve would try again and again

@@ -31,8 +31,9 @@ from rm_cluster.config import (
     RouterConfig,
     ServingConfig,
 )
+from rm_cluster.encoding import Encode, Window
 from rm_cluster.errors import ScoringError
-from rm_cluster.pipeline import Encode, Sample, Score, Window
+from rm_cluster.pipeline import Sample, Score
 from rm_cluster.progress import progress_bar
 from rm_cluster.scorers import AnyModelConfig, AnyScorerConfig, Generator
 from rm_cluster.scorers.scorer import Scorer, contract_id

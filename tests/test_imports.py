@@ -29,7 +29,7 @@ LAYERS = [
     {"pairing", "labeling"},
     {"derived", "store", "snapshot", "imported", "versions"},
     {"composition", "judging", "sweeps"},
-    {"serving", "pipeline", "scoring", "preparing"},
+    {"serving", "encoding", "pipeline", "scoring", "preparing"},
     {"measurement"},
     {"record"},
     {"result", "correlation", "candidates", "annotated", "report", "parity", "search_result"},

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
 from rm_cluster.config import ClassifierConfig
 from rm_cluster.engines.packing import pack, tree_batches
 from rm_cluster.engines.torch_engine import ClassifierEngine
-from rm_cluster.engines.tree_attention import Tree, _along_paths, tree_attention
+from rm_cluster.engines.tree_attention import Tree, _along_paths, _flex, tree_attention
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 SCALING = 0.3
@@ -63,10 +64,20 @@ def test_each_text_sees_itself_alone(window: int | None, softcap: float | None) 
         torch.testing.assert_close(found[0, places].double(), expected, rtol=0, atol=2e-6)
 
 
-def test_both_ways_agree() -> None:
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("window", [None, 1, 7, 35])
+def test_gpus_see_the_same(window: int | None, softcap: float | None) -> None:
+    tree, where, states = example(seed=1)
+    # on a GPU it is compiled
+    found = _flex(flex_attention, *states, tree, SCALING, window, softcap).transpose(1, 2)
+    for places in where:
+        expected = alone(places, states, window, softcap)
+        torch.testing.assert_close(found[0, places].double(), expected, rtol=0, atol=2e-6)
+
+
+def test_all_ways_agree() -> None:
     tree, _, states = example(seed=1)
     merged, _ = tree_attention(torch.nn.Module(), *states, None, scaling=SCALING, tree=tree)
-    # what devices other than CPUs take
     along = _along_paths(*states, tree, SCALING, None, None).transpose(1, 2)
     torch.testing.assert_close(merged, along, rtol=0, atol=2e-6)
 

@@ -8,16 +8,22 @@ Shapes: N tokens of the row, L of a path, S of a segment, H heads, D of a head.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
 
 from rm_cluster.engines.packing import Packing, Segment
 
 NAME = "rm_cluster_tree"
+
+_LEAST_DIM = 16
+"""Of a head, for flex attention on a GPU."""
 
 
 class Tree:
@@ -25,7 +31,36 @@ class Tree:
 
     def __init__(self, packing: Packing, device: torch.device) -> None:
         self.segments = packing.segments
-        self.paths = [torch.from_numpy(segment.path).to(device) for segment in packing.segments]
+        self.longest = int(packing.position_ids.max()) + 1
+        self._positions = packing.position_ids
+        self._device = device
+        self._masks: dict[int | None, BlockMask] = {}
+
+    @functools.cached_property
+    def paths(self) -> list[torch.Tensor]:
+        """Of each segment, where its text stands in the row."""
+        return [torch.from_numpy(segment.path).to(self._device) for segment in self.segments]
+
+    def block_mask(self, sliding_window: int | None) -> BlockMask:
+        """What each token of the row sees, for flex attention; layers share it."""
+        if sliding_window not in self._masks:
+            self._masks[sliding_window] = self._block_mask(sliding_window)
+        return self._masks[sliding_window]
+
+    def _block_mask(self, sliding_window: int | None) -> BlockMask:
+        ends = np.concatenate([np.full(end - start, stop) for start, end, stop, _ in self.segments])
+        stop, position = (torch.from_numpy(x).to(self._device) for x in (ends, self._positions))
+
+        def sees(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            # what is below a token follows its segment without a gap
+            return (k <= q) & (q < stop[k])
+
+        def sees_near(b: Any, h: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            assert sliding_window is not None
+            return sees(b, h, q, k) & (position[q] - position[k] < sliding_window)
+
+        mask = sees if sliding_window is None else sees_near
+        return create_block_mask(mask, None, None, len(ends), len(ends), device=self._device)
 
 
 def tree_attention(
@@ -46,10 +81,13 @@ def tree_attention(
     Returns:
         [1, N, H, D], and no weights.
     """
-    longest = max(len(segment.path) for segment in tree.segments)
-    windowed = sliding_window is not None and sliding_window < longest
-    if query.device.type == "cpu" and softcap is None and not windowed:
+    if sliding_window is not None and sliding_window >= tree.longest:
+        sliding_window = None
+    on_cpu = query.device.type == "cpu"
+    if on_cpu and softcap is None and sliding_window is None:
         out = _merged(query, key, value, tree.segments, scaling)
+    elif not on_cpu and query.shape[-1] >= _LEAST_DIM:
+        out = _flex(_compiled(), query, key, value, tree, scaling, sliding_window, softcap)
     else:
         out = _along_paths(query, key, value, tree, scaling, sliding_window, softcap)
     return out.transpose(1, 2), None
@@ -85,6 +123,40 @@ def _merged(
         out[:, :, below] = torch.lerp(out[:, :, below], more, weight)
         lse[:, :, below] = torch.logaddexp(lse[:, :, below], more_lse)
     return out
+
+
+@functools.cache
+def _compiled() -> Callable[..., torch.Tensor]:
+    """Flex attention as one kernel; only compiled does it skip what the mask leaves out."""
+    compiled: Callable[..., torch.Tensor] = torch.compile(flex_attention)
+    return compiled
+
+
+def _flex(
+    attend: Callable[..., torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tree: Tree,
+    scaling: float,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """The whole row in one call of flex attention, `attend`."""
+
+    def capped(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        assert softcap is not None
+        return softcap * torch.tanh(score / softcap)
+
+    return attend(
+        query,
+        key,
+        value,
+        score_mod=None if softcap is None else capped,
+        block_mask=tree.block_mask(sliding_window),
+        scale=scaling,
+        enable_gqa=True,
+    )
 
 
 def _along_paths(

@@ -4,8 +4,8 @@
 
 A Llama-shaped reward model and a language model of 150k tokens of vocabulary, both with random
 weights, on texts of RM-Bench's lengths (six completions to a prompt). Measured: the device's own
-matmul rate; `ours`, the engine as it is; `static`, padded batches of 8 in file order, chosen and
-rejected in calls of their own, as RewardBench makes them; and the peak of memory for log-probs.
+matmul rate; `ours`, the engine as it is; `static`, padded batches of 8 in file order, completions
+of each style in calls of their own, as RM-Bench makes them; and the peak of memory for log-probs.
 Model FLOP utilisation counts the operations of the tokens that each side must at least compute: for
 `ours` those that differ, for `static` those of all texts, padding excluded. On a CPU use size=tiny.
 Writes `bench/results/gpu.json`.
@@ -41,6 +41,10 @@ SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6,
              "num_attention_heads": 4, "num_key_value_heads": 4},
 }  # fmt: skip
+PROMPT = (7, 95)
+STYLES = ((22, 63), (77, 472), (77, 542), (22, 62), (228, 477), (305, 560))
+"""Tokens of RM-Bench chat's prompts and of its six completions, from 5th to 95th percentile: chosen
+and rejected, each concise, detailed, and detailed in Markdown."""
 VOCABULARY = 150_000
 STATIC_BATCH = 8
 NUM_REPEATS = 3
@@ -54,15 +58,15 @@ def config_of(size: str) -> LlamaConfig:
 
 
 def draw_texts(num_prompts: int) -> list[list[np.ndarray]]:
-    """Prompts of 50 to 300 tokens with six completions of 100 to 500, as ids."""
+    """Prompts with six completions, as ids."""
     rng = np.random.default_rng(0)
 
     def ids(low: int, high: int) -> np.ndarray:
         return rng.integers(1, VOCABULARY, size=rng.integers(low, high)).astype(np.int32)
 
     return [
-        [np.concatenate([prompt, ids(100, 500)]) for _ in range(6)]
-        for prompt in (ids(50, 300) for _ in range(num_prompts))
+        [np.concatenate([prompt, ids(*style)]) for style in STYLES]
+        for prompt in (ids(*PROMPT) for _ in range(num_prompts))
     ]
 
 
@@ -99,9 +103,9 @@ def wait() -> None:
 
 
 def static(model: Any, groups: list[list[np.ndarray]]) -> None:
-    """Three chosen and three rejected of each prompt, each kind in batches of 8 in file order."""
-    for kind in (slice(0, 3), slice(3, 6)):
-        texts = [text for group in groups for text in group[kind]]
+    """Completions of each style in batches of 8 in file order, as RM-Bench's script takes them."""
+    for style in range(len(STYLES)):
+        texts = [group[style] for group in groups]
         for start in range(0, len(texts), STATIC_BATCH):
             ids, lengths = right_padded(texts[start : start + STATIC_BATCH])
             mask = (torch.arange(ids.shape[1], device=device()) < lengths[:, None]).long()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,18 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
 
-from rm_cluster.engines.packing import Packing, Segment
+from rm_cluster.engines.packing import Packing
 
 NAME = "rm_cluster_tree"
 
 _LEAST_DIM = 16
 """Of a head, for flex attention on a GPU."""
+
+_PIECE = 128
+"""Tokens that attend to each other in one call on a CPU, whose kernel computes what the causal mask
+hides: of a longer piece, the halves do, and then the second attends to the first."""
+_ROWS = 32
+"""That kernel takes queries in so many rows or a multiple."""
 
 
 class Tree:
@@ -35,6 +41,20 @@ class Tree:
         self._positions = packing.position_ids
         self._device = device
         self._masks: dict[int | None, BlockMask] = {}
+
+    @functools.cached_property
+    def parts(self) -> tuple[list[slice], list[tuple[slice, slice]]]:
+        """Pieces of the row, all within a text, and pairs of what is above and what is below it.
+
+        A token sees what is before it in its piece, and all of above where it is in below.
+        """
+        pieces: list[slice] = []
+        pairs: list[tuple[slice, slice]] = []
+        for start, end, stop, _ in self.segments:
+            _halve(start, end, pieces, pairs)
+            if stop > end:
+                pairs.append((slice(start, end), slice(end, stop)))
+        return pieces, pairs
 
     @functools.cached_property
     def paths(self) -> list[torch.Tensor]:
@@ -63,6 +83,18 @@ class Tree:
         return create_block_mask(mask, None, None, len(ends), len(ends), device=self._device)
 
 
+def _halve(start: int, end: int, pieces: list[slice], pairs: list[tuple[slice, slice]]) -> None:
+    """Cut what stands between two places into pieces and pairs."""
+    size = end - start
+    if size <= _PIECE:
+        pieces.append(slice(start, end))
+    else:
+        middle = start + math.ceil(size / (2 * _ROWS)) * _ROWS
+        _halve(start, middle, pieces, pairs)
+        _halve(middle, end, pieces, pairs)
+        pairs.append((slice(start, middle), slice(middle, end)))
+
+
 def tree_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -85,7 +117,7 @@ def tree_attention(
         sliding_window = None
     on_cpu = query.device.type == "cpu"
     if on_cpu and softcap is None and sliding_window is None:
-        out = _merged(query, key, value, tree.segments, scaling)
+        out = _merged(query, key, value, tree, scaling)
     elif not on_cpu and query.shape[-1] >= _LEAST_DIM:
         out = _flex(_compiled(), query, key, value, tree, scaling, sliding_window, softcap)
     else:
@@ -94,28 +126,21 @@ def tree_attention(
 
 
 def _merged(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    segments: Sequence[Segment],
-    scaling: float,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tree: Tree, scaling: float
 ) -> torch.Tensor:
-    """Each segment attends to itself, then all that is below a segment to it, in one call.
+    """Each piece attends to itself, then all that is below something to it, in one call.
 
     Partial softmaxes are put together by their log-sum-exps, so that nothing is copied or masked.
     """
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    for start, end, _, _ in segments:
-        here = slice(start, end)
+    pieces, pairs = tree.parts
+    for here in pieces:
         out[:, :, here], lse[:, :, here] = attend(
             query[:, :, here], key[:, :, here], value[:, :, here], 0.0, True, scale=scaling
         )
-    for start, end, stop, _ in segments:
-        if stop == end:
-            continue
-        above, below = slice(start, end), slice(end, stop)
+    for above, below in pairs:
         more, more_lse = attend(
             query[:, :, below], key[:, :, above], value[:, :, above], 0.0, False, scale=scaling
         )

@@ -27,7 +27,7 @@ check: .venv/installed  ## format, lint, types
 	$(BIN)/mypy
 
 test: check browser  ## everything that works offline on two cores
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-vllm: .venv-vllm/installed  ## the vLLM engine, for real, on CPUs
 	.venv-vllm/bin/pytest tests/test_vllm_*.py

@@ -102,29 +102,31 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def static(model: Any, groups: list[list[np.ndarray]]) -> None:
+def static(model: Any, groups: list[list[np.ndarray]]) -> np.ndarray:
     """Completions of each style in batches of 8 in file order, as RM-Bench's script takes them."""
+    rewards = np.empty((len(groups), len(STYLES)))
     for style in range(len(STYLES)):
-        texts = [group[style] for group in groups]
-        for start in range(0, len(texts), STATIC_BATCH):
-            ids, lengths = right_padded(texts[start : start + STATIC_BATCH])
+        for start in range(0, len(groups), STATIC_BATCH):
+            here = slice(start, start + STATIC_BATCH)
+            ids, lengths = right_padded([group[style] for group in groups[here]])
             mask = (torch.arange(ids.shape[1], device=device()) < lengths[:, None]).long()
-            model(input_ids=ids, attention_mask=mask, use_cache=False).logits.cpu()
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            rewards[here, style] = logits.flatten().float().cpu().numpy()
+    return rewards.flatten()
 
 
 @torch.inference_mode()
 def side_by_side(
     engine: ClassifierEngine, padded: Any, groups: list[list[np.ndarray]]
-) -> dict[str, float]:
-    """Median seconds of both sides, which take turns, after a warm-up."""
+) -> tuple[dict[str, float], float]:
+    """Median seconds of both sides, which take turns, after a warm-up; how far rewards differ."""
     texts = [text for group in groups for text in group]
-    engine.rewards(texts[:12])
-    static(padded, groups[:2])
+    difference = float(np.abs(engine.rewards(texts) - static(padded, groups)).max())
     runs: dict[str, list[float]] = {"ours": [], "static": []}
     for _ in range(NUM_REPEATS):
         runs["ours"].append(seconds(lambda: engine.rewards(texts)))
         runs["static"].append(seconds(lambda: static(padded, groups)))
-    return {name: float(np.median(times)) for name, times in runs.items()}
+    return {name: float(np.median(times)) for name, times in runs.items()}, difference
 
 
 def save(kind: Any, config: LlamaConfig, folder: Path, dtype: torch.dtype) -> Path:
@@ -147,7 +149,7 @@ def measure(folder: Path, size: str, num_prompts: int, dtype: str, budget: int) 
         ClassifierConfig(model=str(path), name="rm", tokens_per_batch=budget), dtype
     )
     padded = LlamaForSequenceClassification.from_pretrained(path, dtype=kind).to(device()).eval()
-    medians = side_by_side(engine, padded, groups)
+    medians, difference = side_by_side(engine, padded, groups)
     work = {
         "ours": operations(
             config,
@@ -166,6 +168,7 @@ def measure(folder: Path, size: str, num_prompts: int, dtype: str, budget: int) 
         "tokens_per_s": {n: round(lengths.sum() / median) for n, median in medians.items()},
         "utilisation": {n: round(work[n] / median / rate, 3) for n, median in medians.items()},
         "static_over_ours": round(medians["static"] / medians["ours"], 2),
+        "largest_difference": difference,
         "logprob_memory": logprob_memory(folder, config, groups, dtype, budget),
     }
 

@@ -5,8 +5,8 @@
 FOLDER holds `model/` (a Llama reward model with its tokenizer), `rows.jsonl` (the rows, in file
 order) and `token_ids.json` (their texts in token ids, prompt by prompt). Each arm loads the model,
 warms up, scores everything once and prints a line of JSON: its seconds, without start-up, and its
-rewards. Only `engine` and `job` import rm_cluster, so that the others run in environments of their
-own.
+rewards. Only `floor`, `engine` and `job` import rm_cluster, so that the others run in environments
+of their own.
 """
 
 from __future__ import annotations
@@ -28,15 +28,19 @@ TOKENS_PER_FORWARD = 2048
 def floor(folder: Path, dtype: str) -> dict[str, object]:
     """Bare forwards of transformers over as many tokens as are unique, with nothing padded.
 
-    Rows are as long as the texts are on average; no head, no mask, no Ray.
+    Rows are as long as the texts are on average; no head, no mask, no Ray. Linear layers are ours,
+    or it would be no floor.
     """
     from transformers import AutoModel
+
+    from rm_cluster.engines.linear import speed_up
 
     groups = json.loads((folder / "token_ids.json").read_text())
     texts = [ids for group in groups for ids in group]
     num_unique = unique_tokens(groups)
     length = sum(map(len, texts)) // len(texts)
     model = AutoModel.from_pretrained(folder / "model", dtype=getattr(torch, dtype)).eval()
+    speed_up(model)
     rows = max(1, TOKENS_PER_FORWARD // length)
     input_ids = torch.randint(model.config.vocab_size, (rows, length))
     with torch.inference_mode():

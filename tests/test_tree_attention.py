@@ -17,13 +17,13 @@ HEADS, KV_HEADS, DIM = 4, 2, 8
 SCALING = 0.3
 
 
-def example(seed: int) -> tuple[Tree, list[np.ndarray], list[torch.Tensor]]:
+def example(seed: int, times: int = 1) -> tuple[Tree, list[np.ndarray], list[torch.Tensor]]:
     """Two prompts that begin alike, with five completions each, and random states."""
     rng = np.random.default_rng(seed)
-    template = [1] * 20
-    prompts = [[*template, *[2 + k] * 30] for k in range(2)]
+    template = [1] * 20 * times
+    prompts = [[*template, *[2 + k] * 30 * times] for k in range(2)]
     texts = [
-        np.array([*prompt, *rng.integers(50, size=rng.integers(1, 40))], dtype=np.int32)
+        np.array([*prompt, *rng.integers(50, size=rng.integers(1, 40 * times))], dtype=np.int32)
         for prompt in prompts
         for _ in range(5)
     ]
@@ -61,6 +61,18 @@ def test_each_text_sees_itself_alone(window: int | None, softcap: float | None) 
     )  # fmt: skip
     for places in where:
         expected = alone(places, states, window, softcap)
+        torch.testing.assert_close(found[0, places].double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_long_texts_are_cut_without_a_trace(seed: int) -> None:
+    tree, where, states = example(seed, times=13)
+    pieces, pairs = tree.parts
+    assert len(pieces) > len(tree.segments) + 10
+    assert len(pairs) > len(tree.segments) + 5
+    found, _ = tree_attention(torch.nn.Module(), *states, None, scaling=SCALING, tree=tree)
+    for places in where:
+        expected = alone(places, states, None, None)
         torch.testing.assert_close(found[0, places].double(), expected, rtol=0, atol=2e-6)
 
 

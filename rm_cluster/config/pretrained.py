@@ -59,8 +59,6 @@ class PretrainedConfig(Config):
     def _options_of_the_engine(self) -> PretrainedConfig:
         if self.engine == "torch" and self.engine_args:
             raise ValueError("engine_args are vLLM's and go with engine: vllm")
-        if self.engine == "vllm" and self.extrapolate is not None:
-            raise ValueError("extrapolate goes with engine: torch")
         if self.engine == "vllm" and self.attn_implementation is not None:
             raise ValueError(
                 "attn_implementation goes with engine: torch; for vLLM there is "

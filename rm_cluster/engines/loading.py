@@ -10,6 +10,7 @@ import torch
 
 from rm_cluster.config import ExtrapolationConfig, PretrainedConfig
 from rm_cluster.engines.device import device
+from rm_cluster.engines.linear import speed_up
 from rm_cluster.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def load_pretrained(
         changed = {"model": config.extrapolate.base, "revision": config.extrapolate.revision}
         base = _load(loader, config.model_copy(update=changed), dtype, what, mend)
         _extrapolate(model, base, config.name, config.extrapolate)
+    speed_up(model)
     return model.to(device()).eval()
 
 

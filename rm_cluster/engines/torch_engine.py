@@ -27,6 +27,7 @@ from rm_cluster.engines.decoder import (
 )
 from rm_cluster.engines.device import device
 from rm_cluster.engines.heads import attach_head
+from rm_cluster.engines.linear import speed_up
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.packing import Positions, TokenIds, is_packed
 from rm_cluster.engines.sampling import SamplingEngine
@@ -137,6 +138,7 @@ class LogprobEngine:
         if model.dtype != torch.float32:
             # a copy, because embeddings that are tied to it keep the model's dtype
             self._head = copy.deepcopy(self._head).float()
+            speed_up(self._head)
         self._rows_at_once = max(1, _LOGITS_IN_MEMORY // self._head.weight.shape[0])
         with torch.inference_mode():
             self._check(model, config.name)

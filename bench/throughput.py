@@ -1,7 +1,7 @@
 """Time the whole job against its floor and against what else scores reward models, side by side.
 
-    python bench/throughput.py [data=FOLDER] [num_repeats=3] [dtypes=float32,bfloat16] [sets=...]
-        [vllm_python=PYTHON] [rewardbench_python=PYTHON] [scale=1.0]
+    python bench/throughput.py [data=FOLDER] [num_repeats=3] [dtypes=float32,bfloat16] [scale=1.0]
+        [sets=...] [arms=...] [vllm_python=PYTHON] [rewardbench_python=PYTHON]
 
 A Llama-shaped reward model of 15M parameters beside its embeddings, with random weights, scores
 three sets of texts:
@@ -15,7 +15,8 @@ without them random words of such lengths stand in, and the results say so. What
 in `throughput_arms.py`. Each arm runs in a process of its own, all on the same cores and in turns,
 because other work on the machine slows whoever it meets: a ratio is of neighbors in one round, and
 its median and range over the rounds are told. vLLM and RewardBench need environments of their own,
-whose Python is an option; without it their arms are left out. (RewardBench 0.1.4 runs with
+whose Python is an option; without it their arms are left out, as are those that `arms`, which needs
+`floor` and `job`, does not name. (RewardBench 0.1.4 runs with
 transformers 4.51.0 and setuptools below 80.) Writes `bench/results/throughput.json`.
 """
 
@@ -228,6 +229,8 @@ def summarize(rounds: list[Results], num_flop: float, rate: float) -> dict[str, 
 
 def largest_difference(one: Results) -> dict[str, float]:
     """Of each arm's rewards to the engine's."""
+    if "engine" not in one:
+        return {}
     own = np.array(one["engine"]["rewards"])
     return {
         arm: float(np.abs(own - np.array(found["rewards"])).max())
@@ -267,6 +270,7 @@ def main() -> None:
             num_tokens = prepare(folder, model, sets[name])
             for dtype in options.get("dtypes", "float32,bfloat16").split(","):
                 arms = [arm for arm in pythons if not (arm == "rewardbench" and name in ALONE)]
+                arms = [arm for arm in arms if arm in options.get("arms", arm).split(",")]
                 rounds: list[Results] = []
                 for _ in range(num_repeats):
                     rounds.append({arm: run(pythons[arm], arm, folder, dtype) for arm in arms})
@@ -280,8 +284,9 @@ def main() -> None:
                     **summarize(rounds, 2.0 * num_parameters * num_unique, matmul_rate(dtype)),
                     "largest_difference_to_engine": largest_difference(rounds[0]),
                 }
-                keep(f"{name}, {dtype}", found)
-                print(f"{name}, {dtype}: {json.dumps(found)}", flush=True)
+                title = f"{name}, {len(sets[name])} prompts, {dtype}"
+                keep(title, found)
+                print(f"{title}: {json.dumps(found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from rm_cluster.engines.packing import MIN_SAVED, TokenIds, pack, tree_batches
+from rm_cluster.engines.packing import MIN_SAVED, TokenIds, filled_up, pack, tree_batches
 
 
 def ids(*tokens: int) -> TokenIds:
@@ -101,3 +101,16 @@ def test_a_batch_with_enough_ends_where_little_would_be_computed_again() -> None
     # texts that share nothing are cut as soon as there is enough
     apart = [ids(*[p] * 30) for p in range(6)]
     assert [len(batch) for batch in tree_batches(apart, 10_000, enough=60)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 63, 64, 65])
+def test_a_row_is_filled_up_by_a_text_of_its_own(num_tokens: int) -> None:
+    packing = pack([np.arange(num_tokens, dtype=np.int32)])
+    filled = filled_up(packing, 64)
+    size = len(filled.token_ids)
+    assert size == len(filled.position_ids) == (128 if num_tokens == 65 else 64)
+    np.testing.assert_array_equal(filled.token_ids[:num_tokens], packing.token_ids)
+    assert filled.segments[0].stop == num_tokens
+    assert filled.segments[-1].end == filled.segments[-1].stop == size
+    np.testing.assert_array_equal(filled.where[0], packing.where[0])
+    np.testing.assert_array_equal(filled.position_ids[num_tokens:], np.arange(size - num_tokens))

@@ -100,5 +100,6 @@ def test_the_last_layer_computes_only_what_is_asked_for(tiny_llama: Path) -> Non
     for layer in engine._model.model.layers:
         layer.mlp.gate_proj.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
     engine.rewards([np.arange(5, 45, dtype=np.int32), np.arange(6, 36, dtype=np.int32)])
-    # 40 and 30 tokens that begin differently; of the last of two layers, one state of each text
-    assert rows == [70, 2]
+    # 40 and 30 tokens that begin differently, filled up to a multiple of 64; of the last of two
+    # layers, one state of each text
+    assert rows == [128, 2]

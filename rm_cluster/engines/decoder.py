@@ -20,11 +20,14 @@ import torch
 from rm_cluster.config import PretrainedConfig
 from rm_cluster.engines.cores import Cores
 from rm_cluster.engines.device import device
-from rm_cluster.engines.packing import Positions, TokenIds, pack, tree_batches
+from rm_cluster.engines.packing import Positions, TokenIds, filled_up, pack, tree_batches
 from rm_cluster.engines.tree_attention import NAME, Tree
 
 _ROW_BY_ROW = ("q_proj", "o_proj", "dense", "mlp")
 """Parts of a layer that give nothing to other tokens: all but keys, values and the attention."""
+
+_ROWS = 64
+"""A row is filled up to a multiple: oneDNN prepares, and keeps, a product of each shape."""
 
 
 class States(NamedTuple):
@@ -167,7 +170,7 @@ class Decoder:
 
 def packed_inputs(texts: Sequence[TokenIds]) -> tuple[dict[str, Any], list[Positions]]:
     """What a model with tree attention takes, and where each text is in its row."""
-    packing = pack(texts)
+    packing = filled_up(pack(texts), _ROWS)
     inputs = {
         "input_ids": torch.from_numpy(packing.token_ids.astype(np.int64))[None].to(device()),
         "position_ids": torch.from_numpy(packing.position_ids)[None].to(device()),

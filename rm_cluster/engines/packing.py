@@ -134,6 +134,22 @@ def pack(texts: Sequence[TokenIds]) -> Packing:
     )
 
 
+def filled_up(packing: Packing, multiple: int) -> Packing:
+    """Add a text that nobody asked for, so that the row is a multiple long."""
+    size = len(packing.token_ids)
+    depths = np.arange(-size % multiple)
+    if not len(depths):
+        return packing
+    path = size + depths
+    end = size + len(depths)
+    return Packing(
+        np.concatenate([packing.token_ids, np.zeros(len(depths), dtype=np.int32)]),
+        np.concatenate([packing.position_ids, depths]),
+        [*packing.segments, Segment(size, end, end, path)],
+        packing.where,
+    )
+
+
 def _common_prefix(a: TokenIds, b: TokenIds) -> int:
     length = min(len(a), len(b))
     different = a[:length] != b[:length]

@@ -16,8 +16,8 @@ in `throughput_arms.py`. Each arm runs in a process of its own, all on the same 
 because other work on the machine slows whoever it meets: a ratio is of neighbors in one round, and
 its median and range over the rounds are told. vLLM and RewardBench need environments of their own,
 whose Python is an option; without it their arms are left out, as are those that `arms`, which needs
-`floor` and `job`, does not name. (RewardBench 0.1.4 runs with
-transformers 4.51.0 and setuptools below 80.) Writes `bench/results/throughput.json`.
+`floor` and `job`, does not name. (RewardBench 0.1.4 runs with transformers 4.51.0 and setuptools
+below 80.) Writes `bench/results/throughput.json`.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def keep_busy(folder: Path, num_replicas: int, service_s: float, num_requests: i
             "max_replicas": num_replicas,
             "num_cpus": 0.01,
         },
-        "scoring": {"tokens_per_request": 128},
+        "scoring": {"tokens_per_request": 64},
         "output_dir": str(out),
     }
     with Watch() as watch:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rm_cluster.config import ScoringConfig
+from rm_cluster.engines.packing import num_computed
 from rm_cluster.scorers import AnyModelConfig, Generator, build_model
 from rm_cluster.scorers.scorer import EncodedGroup, Scorer
 from rm_cluster.store import Folder
@@ -70,12 +71,13 @@ class Encode:
 def requests(prompts: Sequence[Prompt], tokens_per_request: int) -> list[list[Prompt]]:
     """Cut prompts into requests of at most so many tokens, long ones first.
 
-    A larger prompt group is a request of its own; prompts with an error weigh nothing.
+    What the texts of a prompt group begin with alike counts once, as it is computed once. A larger
+    group is a request of its own; prompts with an error weigh nothing.
     """
     found: list[list[Prompt]] = []
     room = 0
     for prompt in sorted(prompts, key=lambda prompt: -_longest(prompt.group)):
-        tokens = sum(map(len, prompt.group.token_ids))
+        tokens = num_computed(prompt.group.token_ids)
         if found and tokens <= room:
             found[-1].append(prompt)
             room -= tokens

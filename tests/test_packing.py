@@ -5,7 +5,14 @@ import random
 import numpy as np
 import pytest
 
-from rm_cluster.engines.packing import MIN_SAVED, TokenIds, filled_up, pack, tree_batches
+from rm_cluster.engines.packing import (
+    MIN_SAVED,
+    TokenIds,
+    filled_up,
+    num_computed,
+    pack,
+    tree_batches,
+)
 
 
 def ids(*tokens: int) -> TokenIds:
@@ -114,3 +121,18 @@ def test_a_row_is_filled_up_by_a_text_of_its_own(num_tokens: int) -> None:
     assert filled.segments[-1].end == filled.segments[-1].stop == size
     np.testing.assert_array_equal(filled.where[0], packing.where[0])
     np.testing.assert_array_equal(filled.position_ids[num_tokens:], np.arange(size - num_tokens))
+
+
+def test_tokens_are_computed_once_for_texts_that_begin_alike() -> None:
+    texts = [ids(7), ids(1, 2, 5), ids(1, 2, 3, 4), ids(), ids(1, 2, 5)]
+    assert num_computed(texts) == 4 + 1 + 1
+    assert num_computed([]) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_computed_is_what_a_row_holds(seed: int) -> None:
+    texts = random_texts(seed)
+    in_order = [texts[i] for i in tree_batches(texts, 10**9)[0]]
+    # a row does not share prefixes that would save little
+    assert num_computed(texts) <= len(pack(in_order).token_ids)
+    assert num_computed(texts) == len({tuple(t[:n]) for t in texts for n in range(1, len(t) + 1)})

@@ -68,6 +68,12 @@ def common_prefixes(texts: Sequence[TokenIds]) -> list[int]:
     return [_common_prefix(a, b) for a, b in pairwise(texts)]
 
 
+def num_computed(texts: Sequence[TokenIds]) -> int:
+    """How many tokens texts have, what they begin with alike counted once."""
+    ordered = sorted(texts, key=lambda ids: ids.tobytes())
+    return sum(map(len, ordered)) - sum(common_prefixes(ordered))
+
+
 def tree_batches(
     texts: Sequence[TokenIds], tokens_per_batch: int, enough: int | None = None
 ) -> list[list[int]]:

@@ -126,6 +126,8 @@ class Watch(threading.Thread):
     def __init__(self) -> None:
         super().__init__()
         self._done = threading.Event()
+        self._taken: dict[tuple[str, int], float] = defaultdict(float)
+        """CPU seconds of each process, of those that have ended, too."""
         self.looks: list[tuple[float, dict[str, float], dict[str, float]]] = []
         """The time of each look, CPU seconds so far, and resident MB of the largest, by kind."""
 
@@ -134,8 +136,10 @@ class Watch(threading.Thread):
             seconds: dict[str, float] = defaultdict(float)
             largest: dict[str, float] = defaultdict(float)
             for kind, pid in processes():
-                seconds[kind] += cpu_seconds(pid)
+                self._taken[kind, pid] = max(self._taken[kind, pid], cpu_seconds(pid))
                 largest[kind] = max(largest[kind], resident_mb(pid))
+            for (kind, _), taken in self._taken.items():
+                seconds[kind] += taken
             self.looks.append((time.time(), seconds, largest))
 
     def __enter__(self) -> Watch:

@@ -71,8 +71,8 @@ class Encode:
 def requests(prompts: Sequence[Prompt], tokens_per_request: int) -> list[list[Prompt]]:
     """Cut prompts into requests of at most so many tokens, long ones first.
 
-    What the texts of a prompt group begin with alike counts once, as it is computed once. A larger
-    group is a request of its own; prompts with an error weigh nothing.
+    What the texts of a prompt group begin with alike counts once, because most models compute it
+    once. A larger group is a request of its own; prompts with an error weigh nothing.
     """
     found: list[list[Prompt]] = []
     room = 0

@@ -82,8 +82,8 @@ class ScoringConfig(Config):
     """How prompts travel to the replicas, and what happens to those that cannot be scored."""
 
     tokens_per_request: PositiveInt = 16384
-    """Token budget of one request, in which a prompt counts once for all of its completions; a
-    larger prompt group travels alone."""
+    """Token budget of one request, in which what the texts of a prompt group begin with alike counts
+    once; a larger prompt group travels alone."""
     truncation: Literal["error", "left_prompt"] = "error"
     """A text over max_length is an error of its row, or loses the left of its prompt."""
     max_failed_fraction: float = Field(default=0.0, ge=0.0, le=1.0)

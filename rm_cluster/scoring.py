@@ -221,7 +221,8 @@ def _data_context(tokens_per_request: int) -> ray.data.DataContext:
     log_once("ray_data_progress_manager_disabled")  # so Ray Data need not say so
     # an encoder's memory is its imports, not its data; there is nothing to heed in that warning
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
-    # a block of a few requests, if prompts have few completions: they spread over the senders, and progress shows as they are done
+    # a block of a few requests, of one where prompts have many completions: they spread over the
+    # senders, and progress shows as they are done
     context.target_max_block_size = _REQUESTS_PER_BLOCK * tokens_per_request * 4
     return context
 

@@ -82,7 +82,7 @@ class ScoringConfig(Config):
     """How prompts travel to the replicas, and what happens to those that cannot be scored."""
 
     tokens_per_request: PositiveInt = 16384
-    """Token budget of one request, in which what the texts of a prompt group begin with alike counts
+    """Token budget of one request, in which what texts of a prompt group begin with alike counts
     once; a larger prompt group travels alone."""
     truncation: Literal["error", "left_prompt"] = "error"
     """A text over max_length is an error of its row, or loses the left of its prompt."""

@@ -5,11 +5,14 @@
 
 The reward model is a sleep of `service_s` per request, so that any number of replicas fits on any
 machine and what is measured is Ray and this package alone, through the whole job: Ray Data, Serve
-and the score store. `busy` is the share of the replicas' time, from the first to the last stored
-answer, that went into serving; what is missing are gaps that the driver, the callers or the control
-plane left. `cpu_ms_per_request` is what each kind of process took in that time, so that the next
-bottleneck can be read off: a process reaches one core at 1000 divided by its own, and the node when
-their sum times the requests per second is what it has. Then `length` scores sets of growing size,
+and the score store. Replicas note when they serve. `busy` is the share of their time that goes into
+serving while all are up and there is work for all: from when the last one is loaded to when no more
+than two requests for each are left to begin. What is missing are gaps that the driver, the callers or the
+control plane left, `gap_ms` from one request of a replica to its next. `busy_overall` is from the
+first request to the last answer, with the time in which replicas still start and the last ones end.
+`cpu_ms_per_request` is what each kind of process took from the first answer to the last, so that
+the next bottleneck can be read off: a process reaches one core at 1000 divided by its own, and the
+node when their sum times the requests per second is what it has. Then `length` scores growing sets,
 and the memory of the driver and of the largest worker is watched while it scores; the driver's is
 told for the whole job, too, in which it reads every reward for the metrics. No other Ray may run on
 the machine. Writes `bench/results/scale.json`.
@@ -55,20 +58,28 @@ class Sleeper:
 
     uses_gpu = False
 
-    def __init__(self, service_s: float) -> None:
+    def __init__(self, service_s: float, notes: str) -> None:
         self.contract = {"type": "sleeper", "service_s": service_s}
         self._service_s = service_s
+        self._notes = Path(notes) / f"{os.getpid()}.txt"
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
         ids = np.zeros(64, dtype=np.int32)
         return [EncodedGroup([ids, ids], [64, 64], [False, False]) for _ in rows]
 
     def load(self, num_threads: int | None = None) -> None:
-        pass
+        self._note(time.time(), time.time())
 
     def score_encoded(self, groups: Sequence[Sequence[Any]]) -> list[Any]:
+        start = time.time()
         time.sleep(self._service_s)
+        self._note(start, time.time())
         return [np.zeros(len(group)) for group in groups]
+
+    def _note(self, start: float, end: float) -> None:
+        """A line for each request, after one for when this replica was there."""
+        with self._notes.open("a") as stream:
+            stream.write(f"{start} {end}\n")
 
 
 def write_pairs(file: Path, num_pairs: int) -> Path:
@@ -82,10 +93,11 @@ def write_pairs(file: Path, num_pairs: int) -> Path:
 def keep_busy(folder: Path, num_replicas: int, service_s: float, num_requests: int) -> Any:
     """Score `num_requests` prompts, one to a request, on so many replicas."""
     data = write_pairs(folder / "pairs.jsonl", num_requests)
-    out = folder / f"replicas-{num_replicas}"
-    sleeper = {"type": "scale:Sleeper", "name": "sleeper", "options": {"service_s": service_s}}
+    notes = folder / f"notes-{num_replicas}"
+    notes.mkdir()
+    options = {"service_s": service_s, "notes": str(notes)}
     config = {
-        "reward_models": [sleeper],
+        "reward_models": [{"type": "scale:Sleeper", "name": "sleeper", "options": options}],
         "benchmarks": [{"name": "pairs", "path": str(data)}],
         "serving": {
             "min_replicas": num_replicas,
@@ -93,31 +105,55 @@ def keep_busy(folder: Path, num_replicas: int, service_s: float, num_requests: i
             "num_cpus": 0.01,
         },
         "scoring": {"tokens_per_request": 64},
-        "output_dir": str(out),
+        "output_dir": str(folder / f"replicas-{num_replicas}"),
     }
     with Watch() as watch:
         result = rmc.evaluate(config)
-    # a file appears with every answer
-    ends = sorted(file.stat().st_mtime for file in (out / "rewards").rglob("*.parquet"))
-    steady_s = ends[-1] - ends[0] + service_s
-    capacity = num_replicas * steady_s
-    used = watch.cpu_seconds(ends[0], ends[-1])
+    served = [np.loadtxt(file, ndmin=2) for file in notes.iterdir()]
+    requests = np.concatenate([spans[1:] for spans in served])
+    first, last = requests[:, 1].min(), requests[:, 1].max()
+    used = watch.cpu_seconds(first, last)
     found = {
-        "replicas": num_replicas,
-        "requests": len(ends),
+        "replicas": len(served),
+        "requests": len(requests),
         "service_s": service_s,
-        "steady_s": round(steady_s, 2),
-        "busy": round(len(ends) * service_s / capacity, 4),
-        "requests_per_s": round(len(ends) / steady_s, 1),
-        "lost_ms_per_request": round(1000 * (capacity / len(ends) - service_s), 1),
+        **usage(served),
         "cpu_ms_per_request": {
-            kind: round(1000 * seconds / len(ends), 2) for kind, seconds in used.items()
+            kind: round(1000 * seconds / len(requests), 2) for kind, seconds in used.items()
         },
-        "cores_used": round(sum(used.values()) / (ends[-1] - ends[0]), 2),
+        "cores_used": round(sum(used.values()) / (last - first), 2),
         "whole_job_s": result.run["seconds"],
     }
     print(json.dumps(found), flush=True)
     return found
+
+
+def usage(served: Sequence[Any]) -> dict[str, Any]:
+    """Shares of time that replicas serve, and what passes between their requests.
+
+    Args:
+        served: Of each replica, [1 + R, 2] when each request began and ended, in seconds, after a
+            first line for when the replica was there.
+    """
+    requests = np.concatenate([spans[1:] for spans in served])
+    gaps = np.concatenate([spans[2:, 0] - spans[1:-1, 1] for spans in served])
+    start, end = requests[:, 0].min(), requests[:, 1].max()
+    all_up = max(spans[0, 1] for spans in served)
+    # one replica may run out of work when others have some left
+    enough = np.sort(requests[:, 0])[-2 * len(served)]
+    inside = np.clip(requests, all_up, enough)
+    served_s = (inside[:, 1] - inside[:, 0]).sum()
+    steady_s = enough - all_up
+    ended = (requests[:, 1] >= all_up) & (requests[:, 1] < enough)
+    gap_ms = 1000 * np.quantile(gaps, (0.5, 0.95, 1.0))
+    whole = (requests[:, 1] - requests[:, 0]).sum() / (len(served) * (end - start))
+    return {
+        "steady_s": round(steady_s, 2),
+        "busy": round(served_s / (len(served) * steady_s), 4),
+        "busy_overall": round(whole, 4),
+        "requests_per_s": round(ended.sum() / steady_s, 1),
+        "gap_ms": dict(zip(("median", "p95", "max"), gap_ms.round(1), strict=True)),
+    }
 
 
 class Watch(threading.Thread):

@@ -7,15 +7,15 @@ The reward model is a sleep of `service_s` per request, so that any number of re
 machine and what is measured is Ray and this package alone, through the whole job: Ray Data, Serve
 and the score store. Replicas note when they serve. `busy` is the share of their time that goes into
 serving while all are up and there is work for all: from when the last one is loaded to when no more
-than two requests for each are left to begin. What is missing are gaps that the driver, the callers or the
-control plane left, `gap_ms` from one request of a replica to its next. `busy_overall` is from the
-first request to the last answer, with the time in which replicas still start and the last ones end.
-`cpu_ms_per_request` is what each kind of process took from the first answer to the last, so that
-the next bottleneck can be read off: a process reaches one core at 1000 divided by its own, and the
-node when their sum times the requests per second is what it has. Then `length` scores growing sets,
-and the memory of the driver and of the largest worker is watched while it scores; the driver's is
-told for the whole job, too, in which it reads every reward for the metrics. No other Ray may run on
-the machine. Writes `bench/results/scale.json`.
+than two requests for each are left to begin. What is missing are gaps that the driver, the callers
+or the control plane left, `gap_ms` from one request of a replica to its next. `busy_overall` is
+from the first request to the last answer, with the time in which replicas still start and the last
+ones end. `cpu_ms_per_request` is what each kind of process took from the first answer to the last,
+so that the next bottleneck can be read off: a process reaches one core at 1000 divided by its own,
+and the node when their sum times the requests per second is what it has. Then `length` scores
+growing sets, and the memory of the driver and of the largest worker is watched while it scores; the
+driver's is told for the whole job, too, in which it reads every reward for the metrics. No other
+Ray may run on the machine. Writes `bench/results/scale.json`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 
 from rm_cluster.annotated import Annotation
 from rm_cluster.best_of_n import mean_similarity
@@ -23,7 +24,7 @@ from rm_cluster.config import (
 )
 from rm_cluster.config.listing import absolute
 from rm_cluster.generation import generate
-from rm_cluster.judging import rewards_frame
+from rm_cluster.judging import rewards_table
 from rm_cluster.labeling import Labeled, Similarity, label, schema
 from rm_cluster.measurement import (
     Measurements,
@@ -81,8 +82,9 @@ def annotate(config: AnnotateConfig | Mapping[str, Any] | str | Path) -> Annotat
     rejected = rejected_rows(run.output_dir, measured.snapshots)
     Folder(run.output_dir).write_text("rejected_rows.jsonl", rejected)
     result.save(run.output_dir)
-    rewards = rewards_frame([judged.rewards for judged in measured.judged])
-    fail_on_too_many_errors(evaluation, rewards[rewards["reward_model"] == run.annotator_name])
+    scored = rewards_table([judged.rewards for judged in measured.judged])
+    its = scored.filter(pc.equal(scored["reward_model"], run.annotator_name))
+    fail_on_too_many_errors(evaluation, its)
     return result
 
 

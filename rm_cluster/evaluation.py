@@ -11,7 +11,7 @@ import pandas as pd
 
 from rm_cluster.config import EvaluateConfig
 from rm_cluster.downstream import correlate, read_outcomes
-from rm_cluster.judging import BenchmarkJudged, rewards_frame
+from rm_cluster.judging import BenchmarkJudged, rewards_table
 from rm_cluster.measurement import (
     Plan,
     fail_on_too_many_errors,
@@ -55,8 +55,8 @@ def evaluate(config: EvaluateConfig | Mapping[str, Any] | str | Path) -> EvalRes
     Folder(run.output_dir).write_text("rejected_rows.jsonl", rejected)
     result.save(run.output_dir)
     swept = [rewards for judged in found.judged for rewards in judged.swept.values()]
-    for rewards in (result.rewards, rewards_frame(swept)):
-        fail_on_too_many_errors(run, rewards)
+    for scored in (result.scored, rewards_table(swept)):
+        fail_on_too_many_errors(run, scored)
     return result
 
 
@@ -94,7 +94,7 @@ def _result(
     outcomes = plan.outcomes
     return EvalResult(
         metrics=metrics,
-        rewards=rewards_frame(benchmarks),
+        scored=rewards_table(benchmarks),
         comparisons=compare(benchmarks, run.seed),
         best_of_k=best_of_k_curves(benchmarks, run.seed),
         ensemble_gains=_together([gains]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import pandas as pd
 import pyarrow as pa
 
 from rm_cluster.benchmarks import BENCHMARKS
@@ -15,10 +14,20 @@ from rm_cluster.metrics.table import BenchmarkRewards
 from rm_cluster.rewards import Scale
 from rm_cluster.snapshot import Snapshot
 
-REWARD_COLUMNS = (
-    "reward_model", "benchmark", "id", "domain", "slices", "values", "num_tokens", "truncated",
-    "error", "margins",
-)  # fmt: skip
+SCORED_SCHEMA = pa.schema(
+    [
+        ("reward_model", pa.string()),
+        ("benchmark", pa.string()),
+        ("id", pa.string()),
+        ("domain", pa.string()),
+        ("slices", pa.list_(pa.string())),
+        ("values", pa.list_(pa.float64())),
+        ("num_tokens", pa.list_(pa.int32())),
+        ("truncated", pa.list_(pa.bool_())),
+        ("error", pa.string()),
+        ("margins", pa.list_(pa.float64())),
+    ]
+)
 
 
 class BenchmarkJudged(NamedTuple):
@@ -73,25 +82,21 @@ def judge(
     return BenchmarkJudged(rewards, derived.scales, swept)
 
 
-def rewards_frame(benchmarks: Sequence[BenchmarkRewards]) -> pd.DataFrame:
+def rewards_table(benchmarks: Sequence[BenchmarkRewards]) -> pa.Table:
     """One row per (reward_model, prompt)."""
-    frames = [pd.DataFrame(columns=list(REWARD_COLUMNS))]
+    tables = [SCORED_SCHEMA.empty_table()]
     for benchmark in benchmarks:
         for name, scores in benchmark.scores.items():
-            table = pa.table(
-                {
-                    "reward_model": pa.array([name] * len(scores)),
-                    "benchmark": pa.array([benchmark.name] * len(scores)),
-                    **{column: benchmark.rows[column] for column in ("id", "domain", "slices")},
-                    **{
-                        column: scores[column]
-                        for column in ("values", "num_tokens", "truncated", "error")
-                    },
-                    "margins": scores["margins"]
-                    if "margins" in scores.column_names
-                    else pa.nulls(len(scores), pa.list_(pa.float64())),
-                }
-            )
-            frames.append(table.to_pandas())
-    rewards: pd.DataFrame = pd.concat(frames[1:] or frames, ignore_index=True)
-    return rewards
+            num = len(scores)
+            columns = {
+                "reward_model": pa.repeat(name, num),
+                "benchmark": pa.repeat(benchmark.name, num),
+                "margins": pa.nulls(num, pa.list_(pa.float64())),
+            }
+            columns |= {key: benchmark.rows[key] for key in ("id", "domain", "slices")}
+            columns |= {
+                key: scores[key] for key in SCORED_SCHEMA.names if key in scores.schema.names
+            }
+            table = pa.table({key: columns[key] for key in SCORED_SCHEMA.names})
+            tables.append(table.cast(SCORED_SCHEMA))
+    return pa.concat_tables(tables)

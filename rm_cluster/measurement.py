@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from rm_cluster.benchmarks.rows import without_replies
 from rm_cluster.benchmarks.source import find_files
@@ -129,37 +130,40 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
         model.name: [_import(model, snapshot) for snapshot in snapshots]
         for model in composition.imported
     }
-    stored = {name: stored_rewards(run, scorer) for name, scorer in plan.scorers.items()}
-    judged = []
-    for i, snapshot in enumerate(snapshots):
-        rows = snapshot.table()
-        benchmark = snapshot.benchmark.name
-        tables = {name: scores[i].table for name, scores in imported.items()}
-        for name, config in composition.measured.items():
+    benchmarks = [(snapshot, snapshot.table()) for snapshot in snapshots]
+    tables = [{name: its[i].table for name, its in imported.items()} for i in range(len(snapshots))]
+    for name, config in composition.measured.items():
+        stored = stored_rewards(run, plan.scorers[name])  # of one at a time: there may be millions
+        for into, (snapshot, rows) in zip(tables, benchmarks, strict=True):
+            benchmark = snapshot.benchmark.name
             view = views[name].get(benchmark)
-            found = stored[name].lookup((rows if view is None else view.table())["content"])
+            found = stored.lookup((rows if view is None else view.table())["content"])
             if isinstance(config, JudgeConfig):
                 found, asked[name][benchmark] = answers(config, rows, found)
-            tables[name] = found
-        judged.append(judge(snapshot, rows, composition, tables))
+            into[name] = found
+    judged = [
+        judge(snapshot, rows.drop_columns("content"), composition, scores)
+        for (snapshot, rows), scores in zip(benchmarks, tables, strict=True)
+    ]
     return Measurements(plan, snapshots, judged, measured, imported, asked)
 
 
-def fail_on_too_many_errors(run: EvaluateConfig, rewards: pd.DataFrame) -> None:
+def fail_on_too_many_errors(run: EvaluateConfig, scored: pa.Table) -> None:
     """End a run, after everything is saved, in which too many prompts failed.
 
     Args:
         run: Says how many are too many.
-        rewards: As of `rewards_frame`.
+        scored: As of `rewards_table`.
 
     Raises:
         ScoringError: More than `scoring.max_failed_fraction` of a reward model's did.
     """
     allowed = run.scoring.max_failed_fraction
-    for name, its in rewards.groupby("reward_model", sort=False):
-        failed = its[its["error"].notna()]
+    for name in scored["reward_model"].unique().to_pylist():
+        its = scored.filter(pc.equal(scored["reward_model"], name))
+        failed = its.filter(its["error"].is_valid())
         if len(failed) > allowed * len(its):
-            first = failed.iloc[0]
+            first = failed.slice(0, 1).to_pylist()[0]
             raise ScoringError(
                 f"{name}: {len(failed)} of {len(its)} prompts failed, more than "
                 f"scoring.max_failed_fraction={allowed:g}; the first is {first['benchmark']} "

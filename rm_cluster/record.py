@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from rm_cluster.columns import any_of
 from rm_cluster.composition import Composition
 from rm_cluster.config import EnsembleConfig, EvaluateConfig, PairSweepConfig, RewardModelConfig
 from rm_cluster.imported import Scores
@@ -121,14 +123,13 @@ def _scales(name: str, scales: Mapping[str, Mapping[str, Mapping[str, Scale]]]) 
 
 
 def _pair_counts(benchmark: BenchmarkRewards) -> dict[str, int]:
-    ties = [pair["tie"] for pairs in benchmark.rows["pairs"].to_pylist() for pair in pairs]
-    return {"n_pairs": len(ties), "n_gold_ties": sum(ties)}
+    ties = pc.struct_field(pc.list_flatten(benchmark.rows["pairs"]), "tie")
+    return {"n_pairs": len(ties), "n_gold_ties": pc.sum(ties, min_count=0).as_py()}
 
 
 def _prompt_counts(scores: Sequence[pa.Table]) -> dict[str, int]:
-    truncated = [any(flags or ()) for table in scores for flags in table["truncated"].to_pylist()]
     return {
         "n": sum(map(len, scores)),
         "n_failed": sum(table["values"].null_count for table in scores),
-        "n_truncated": sum(truncated),
+        "n_truncated": sum(int(any_of(table["truncated"]).sum()) for table in scores),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -25,8 +26,7 @@ class EvalResult:
     Attributes:
         metrics: reward_model, benchmark, domain, metric, value, stderr, ci_low, ci_high, n,
             n_failed, n_tied, n_truncated.
-        rewards: One row per (reward_model, prompt): benchmark, id, domain, slices, values,
-            num_tokens, truncated, error.
+        scored: What `rewards` is made of, a table of Arrow, which takes a fraction of the memory.
         comparisons: Paired differences of each two reward models.
         best_of_k: Best-of-K curves where there are gold labels: reward_model, benchmark, domain, k,
             value, ci_low, ci_high, oracle, n.
@@ -40,7 +40,7 @@ class EvalResult:
     """
 
     metrics: pd.DataFrame
-    rewards: pd.DataFrame
+    scored: pa.Table
     comparisons: pd.DataFrame
     best_of_k: pd.DataFrame
     outcomes: pd.DataFrame | None
@@ -50,6 +50,15 @@ class EvalResult:
     ensemble_gains: pd.DataFrame | None = None
     pair_sweep: pd.DataFrame | None = None
     pair_sweep_correlations: pd.DataFrame | None = None
+
+    @cached_property
+    def rewards(self) -> pd.DataFrame:
+        """One row per (reward_model, prompt), made when it is first asked for.
+
+        benchmark, id, domain, slices, values, num_tokens, truncated, error, margins.
+        """
+        rewards: pd.DataFrame = self.scored.to_pandas()
+        return rewards
 
     def leaderboard(self) -> pd.DataFrame:
         """Reward models by their overall value on each benchmark, best first.
@@ -67,8 +76,9 @@ class EvalResult:
 
     def judges_of_pairs(self) -> dict[str, list[str]]:
         """By benchmark, those that only compared pairs: they have margins and no rewards."""
-        stated = self.rewards[self.rewards["margins"].notna()]
-        names = stated.groupby("benchmark", sort=False)["reward_model"].unique()
+        stated = self.scored.filter(self.scored["margins"].is_valid())
+        judges = stated.select(["benchmark", "reward_model"]).to_pandas()
+        names = judges.groupby("benchmark", sort=False)["reward_model"].unique()
         return {str(benchmark): list(found) for benchmark, found in names.items()}
 
     def save(self, dir: str) -> None:
@@ -82,8 +92,7 @@ class EvalResult:
         for name, table in tables.items():
             folder.write_text(f"{name}.csv", table.to_csv(index=False))
             folder.write_table(f"{name}.parquet", pa.Table.from_pandas(table, preserve_index=False))
-        rewards = pa.Table.from_pandas(self.rewards, preserve_index=False)
-        folder.write_table("rewards.parquet", rewards)
+        folder.write_table("rewards.parquet", self.scored)
         folder.write_text("config.yaml", self.config.to_yaml())
         write_report(self, folder)
         # last: a folder with a run.json holds a whole result
@@ -120,10 +129,11 @@ def load_result(dir: str) -> EvalResult:
             name: pd.read_parquet(io.BytesIO(folder.read_bytes(f"{name}.parquet")))
             if f"{name}.parquet" in written or name not in _OPTIONAL
             else None
-            for name in (*_TABLES, "rewards")
+            for name in _TABLES
         }
+        scored = folder.read_table("rewards.parquet")
     except FileNotFoundError as error:
         raise DataFormatError(
             f"{dir!r} holds no finished result: {error.filename or error} is missing."
         ) from None
-    return EvalResult(**tables, config=parse_config(EvaluateConfig, config), run=run)
+    return EvalResult(**tables, scored=scored, config=parse_config(EvaluateConfig, config), run=run)

@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import ray
 import ray.data
 from ray.util.debug import log_once
@@ -239,8 +241,14 @@ def _missing(snapshots: Sequence[Snapshot], stored: StoredRewards) -> list[Windo
     windows = []
     for snapshot in snapshots:
         folder = Folder(snapshot.url)
-        for file in snapshot.windows:
-            positions = stored.missing(folder.read_table(file, ["content"])["content"]).tolist()
-            if positions:
-                windows.append(Window(snapshot.benchmark.name, snapshot.url, file, positions))
+        contents = [folder.read_table(file, ["content"]) for file in snapshot.windows]
+        starts = np.cumsum([0, *map(len, contents)])
+        # all at once: whoever looks something up goes through the whole store first
+        missing = stored.missing(pa.concat_tables(contents)["content"])
+        parts = np.split(missing, np.searchsorted(missing, starts[1:-1]))
+        windows += [
+            Window(snapshot.benchmark.name, snapshot.url, file, (part - start).tolist())
+            for file, start, part in zip(snapshot.windows, starts[:-1], parts, strict=True)
+            if len(part)
+        ]
     return windows

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rm_cluster.columns import Bools, any_of, largest_of
 from rm_cluster.errors import ConfigError
 from rm_cluster.types import ROW_SCHEMA, Row
 
@@ -52,9 +53,8 @@ SAMPLE_SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+_LOOKED_UP = ("key", "values", "num_tokens", "truncated", "max_length", "error")
 WINDOW_SCHEMA = pa.schema([*ROW_SCHEMA, ("content", pa.string()), ("num_completions", pa.int32())])
-
-Bools = npt.NDArray[np.bool_]
 
 
 class Folder:
@@ -142,10 +142,11 @@ class Store:
         table = pa.Table.from_pylist(rows, schema=self._schema)
         self._folder.write_table(f"{uuid.uuid4().hex}.parquet", table)
 
-    def table(self) -> pa.Table:
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Everything stored."""
-        tables = [self._folder.read_table(name) for name in self._folder.names()]
-        return pa.concat_tables(tables) if tables else self._schema.empty_table()
+        nothing = self._schema.empty_table().select(columns or self._schema.names)
+        tables = [self._folder.read_table(name, columns) for name in self._folder.names()]
+        return pa.concat_tables([nothing, *tables])
 
 
 class RewardStore(Store):
@@ -160,7 +161,7 @@ class RewardStore(Store):
 
     def read(self, max_length: int | None, truncation: str) -> StoredRewards:
         """Everything stored, as far as it can be used under these limits."""
-        return StoredRewards(self.table(), self.contract_id, max_length, truncation)
+        return StoredRewards(self.table(_LOOKED_UP), self.contract_id, max_length, truncation)
 
 
 class SampleStore(Store):
@@ -226,21 +227,30 @@ class StoredRewards:
     ) -> None:
         usable = _usable(table, max_length, truncation)
         # usable rows first: an error of an earlier try gives way to a later success
-        order = np.argsort(~usable, kind="stable")
-        self._table = table.take(order)
+        self._order = pa.array(np.argsort(~usable, kind="stable"))
+        self._table = table
         self._num_usable = int(usable.sum())
         self._contract_id = contract_id
 
     def missing(self, content: pa.Array) -> npt.NDArray[np.int64]:
         """Positions of the prompt groups ([P] content hashes) that are still to be measured."""
-        known = self._table["key"][: self._num_usable]
+        known = self._ordered_keys()[: self._num_usable]
         found: Bools = pc.is_in(self._keys(content), value_set=known).to_numpy(zero_copy_only=False)
         return np.flatnonzero(~found)
 
     def lookup(self, content: pa.Array) -> pa.Table:
-        """The stored row of each prompt group, errors included; nulls where there is none."""
-        positions = pc.index_in(self._keys(content), value_set=self._table["key"])
-        return self._table.take(positions)
+        """What is stored of each prompt group, errors included; nulls where there is nothing.
+
+        Returns:
+            `values, num_tokens, truncated, error`.
+        """
+        positions = pc.index_in(self._keys(content), value_set=self._ordered_keys())
+        found = self._table.select(["values", "num_tokens", "truncated", "error"])
+        return found.take(self._order.take(positions))
+
+    def _ordered_keys(self) -> pa.ChunkedArray:
+        keys = self._table["key"]
+        return keys if self._num_usable == len(keys) else keys.take(self._order)
 
     def _keys(self, content: pa.Array) -> pa.Array:
         if isinstance(content, pa.ChunkedArray):
@@ -253,15 +263,12 @@ def _usable(table: pa.Table, max_length: int | None, truncation: str) -> Bools:
 
     A text that was whole then, and fits now, is; one that was cut is if it would be cut alike.
     """
-    lengths, cut = table["num_tokens"].to_pylist(), table["truncated"].to_pylist()
+    limits = table["max_length"]
+    fits = True if max_length is None else largest_of(table["num_tokens"]) <= max_length
+    same_limit = limits.is_null() if max_length is None else pc.equal(limits, max_length)
+    cut_alike = truncation == "left_prompt" and pc.fill_null(same_limit, False).to_numpy()
     failed = table["error"].is_valid().to_numpy()
-    limits = table["max_length"].to_pylist()
-    usable = np.zeros(len(table), dtype=bool)
-    for i in np.flatnonzero(~failed):
-        if any(cut[i]):
-            usable[i] = truncation == "left_prompt" and limits[i] == max_length
-        else:
-            usable[i] = max_length is None or max(lengths[i]) <= max_length
+    usable: Bools = ~failed & np.where(any_of(table["truncated"]), cut_alike, fits)
     return usable
 
 

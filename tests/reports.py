@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from rm_cluster.config import BENCHMARK_TYPES, EvaluateConfig
 from rm_cluster.downstream.coefficients import COEFFICIENTS
@@ -111,7 +112,7 @@ def made_up_result(
     }
     return EvalResult(
         metrics=metrics,
-        rewards=reward_rows(models, [None]) if rewards is None else rewards,
+        scored=pa.Table.from_pandas(reward_rows(models, [None]) if rewards is None else rewards),
         comparisons=comparisons,
         best_of_k=pd.DataFrame(columns=list(CURVE_COLUMNS)) if best_of_k is None else best_of_k,
         outcomes=outcomes,

@@ -6,6 +6,7 @@ import inspect
 
 import rm_cluster as rmc
 from rm_cluster.config import ClassifierConfig, EvaluateConfig
+from rm_cluster.judging import SCORED_SCHEMA
 from rm_cluster.metrics.table import METRIC_COLUMNS
 
 SIGNATURES = {
@@ -67,10 +68,14 @@ def test_tables() -> None:
         "n", "n_failed", "n_tied", "n_truncated",
     )  # fmt: skip
     fields = {
-        "metrics", "rewards", "comparisons", "best_of_k", "ensemble_gains", "pair_sweep",
+        "metrics", "scored", "comparisons", "best_of_k", "ensemble_gains", "pair_sweep",
         "pair_sweep_correlations", "outcomes", "correlations", "config", "run",
     }  # fmt: skip
     assert set(rmc.EvalResult.__dataclass_fields__) == fields
+    assert SCORED_SCHEMA.names == [
+        "reward_model", "benchmark", "id", "domain", "slices", "values", "num_tokens", "truncated",
+        "error", "margins",
+    ]  # fmt: skip
 
 
 def test_config_keys() -> None:

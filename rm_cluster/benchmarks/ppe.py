@@ -17,10 +17,11 @@ import pyarrow as pa
 from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
 from rm_cluster.benchmarks.rows import make_row, messages, number, pair, text
 from rm_cluster.benchmarks.source import Place
+from rm_cluster.columns import strings
 from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.correctness import correctness_metrics, mean_accuracy
 from rm_cluster.metrics.estimate import Joint, Official
-from rm_cluster.metrics.judged import Bools, Judged, slices, strings
+from rm_cluster.metrics.judged import Bools, Judged, slices
 from rm_cluster.metrics.pairwise import OVERALL
 from rm_cluster.metrics.policies import policy_rankings
 from rm_cluster.types import Pair, Record, Row

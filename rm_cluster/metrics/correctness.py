@@ -46,7 +46,7 @@ class Samples(NamedTuple):
     def of(cls, judged: Judged, members: Bools) -> Samples | None:
         """Those of the prompts in `members` ([P]) that are rated, if they all have labels."""
         position = np.flatnonzero(members & judged.rated)
-        sizes = np.array([len(judged.labels[i]) for i in position], dtype=int)
+        sizes = judged.num_labels[position]
         if not len(position) or not sizes.all():
             return None
         rewards, labels = (np.full((len(position), sizes.max()), np.nan) for _ in range(2))

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rm_cluster.columns import Column, ranks
 from rm_cluster.metrics.judged import Bools, Floats, Ints
 
 NUM_DRAWS = 1000
 NUM_COSTLY_DRAWS = 400
 """For metrics that compute something of their own on every draw."""
 CONFIDENCE = 0.95
-_CHUNK_ELEMENTS = 20_000_000
+_CHUNK_ELEMENTS = 4_000_000
 
 
 class Mean(NamedTuple):
@@ -69,13 +70,12 @@ class Resampling(NamedTuple):
     stratum: Ints  # [C] stratum of each cluster
 
     @classmethod
-    def of(cls, clusters: Sequence[str], strata: Sequence[str]) -> Resampling:
+    def of(cls, clusters: Column | Sequence[str], strata: Column | Sequence[str]) -> Resampling:
         """Name the cluster and the stratum of each prompt; a cluster lies in one stratum."""
-        _, first, cluster = np.unique(
-            np.asarray(clusters, dtype=np.str_), return_index=True, return_inverse=True
-        )
-        _, stratum = np.unique(np.asarray(strata, dtype=np.str_)[first], return_inverse=True)
-        return cls(cluster.astype(np.int64), stratum.astype(np.int64))
+        cluster, names = ranks(clusters)
+        stratum = np.empty(len(names), dtype=np.int64)
+        stratum[cluster] = ranks(strata)[0]
+        return cls(cluster, stratum)
 
     def draws(self, seed: int, num_draws: int = NUM_DRAWS) -> Iterator[Floats]:
         """Yield [s, C] counts of how often each cluster was drawn, S rows in all.
@@ -172,13 +172,15 @@ def estimate_joint(
     joints = list(joints)
     if not joints:
         return {}
-    drawn = np.concatenate(list(resampling.draws(seed, NUM_COSTLY_DRAWS)))
-    on_prompts = drawn[:, resampling.cluster[position]]
+    cluster = resampling.cluster[position]
+    chunks = [
+        [joint.redrawn(drawn[:, cluster]) for joint in joints]
+        for drawn in resampling.draws(seed, NUM_COSTLY_DRAWS)
+    ]
     found = {}
-    for joint in joints:
-        redrawn = joint.redrawn(on_prompts)
+    for joint, redrawn in zip(joints, zip(*chunks, strict=True), strict=True):
         for column, (key, value) in enumerate(zip(joint.keys, joint.values, strict=True)):
-            draws = redrawn[:, column]
+            draws = np.concatenate([values[:, column] for values in redrawn])
             known = draws[~np.isnan(draws)]
             usable = len(known) > 1 and joint.n[column] > 1 and not np.isnan(value)
             moved = known - known.mean() + value if usable else np.empty(0)

@@ -56,7 +56,7 @@ def _gains(
         return
     own = benchmark.terms(judged)
     theirs = {name: benchmark.terms(benchmark.judged(name, scored)) for name in members}
-    domains = {*benchmark.headlines, *benchmark.rows["domain"].to_pylist()}
+    domains = {*benchmark.headlines, *benchmark.rows["domain"].unique().to_pylist()}
     resampling = benchmark.resampling
     halves = np.random.default_rng(seed).permutation(len(resampling.stratum)) % 2
     first = halves[resampling.cluster[judged.position]] == 0

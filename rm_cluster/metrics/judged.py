@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rm_cluster.columns import lengths, owners, strings
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -25,7 +27,6 @@ class Judged:
 
     Attributes:
         position: [P] where each stands among all rows of the benchmark, failed ones included.
-        id: [P] row ids.
         domain: [P] reporting groups.
         rows: The P rows as a table (`slices`, `labels`, `pairs` and more).
         flat: All rewards, one prompt after the other; nan for a completion without one.
@@ -37,7 +38,6 @@ class Judged:
     """
 
     position: Ints
-    id: npt.NDArray[np.str_]
     domain: npt.NDArray[np.str_]
     rows: pa.Table
     flat: Floats
@@ -53,21 +53,26 @@ class Judged:
         """
         scored = scores["values"].is_valid().to_numpy()
         position = np.flatnonzero(scored if keep is None else scored & keep)
-        rows, scores = rows.take(position), scores.take(position)
+        if len(position) < len(rows):
+            rows, scores = rows.take(position), scores.take(position)
         values = scores["values"].combine_chunks()
         return cls(
             position=position,
-            id=strings(rows["id"]),
             domain=strings(rows["domain"]),
             rows=rows,
             flat=values.flatten().to_numpy(zero_copy_only=False).astype(np.float64),
-            num_completions=_lengths(values),
+            num_completions=lengths(values),
             stated=_stated(rows, scores) if "margins" in scores.column_names else None,
             orders=_orders(scores) if "num_compared" in scores.column_names else None,
         )
 
     def __len__(self) -> int:
         return len(self.position)
+
+    @cached_property
+    def id(self) -> npt.NDArray[np.str_]:
+        """[P] row ids."""
+        return strings(self.rows["id"])
 
     @cached_property
     def rewards(self) -> list[Floats]:
@@ -77,7 +82,13 @@ class Judged:
     @cached_property
     def labels(self) -> list[Floats]:
         """[P] arrays of K gold values; empty where the benchmark has none."""
-        return [np.asarray(labels or (), dtype=np.float64) for labels in self._column("labels")]
+        lists = self.rows["labels"].to_pylist()
+        return [np.asarray(labels or (), dtype=np.float64) for labels in lists]
+
+    @cached_property
+    def num_labels(self) -> Ints:
+        """[P] numbers of gold values."""
+        return lengths(self.rows["labels"])
 
     @cached_property
     def slices(self) -> dict[str, Bools]:
@@ -89,7 +100,7 @@ class Judged:
         """All comparisons, those that are ties in the gold data included."""
         lists = self.rows["pairs"].combine_chunks()
         flat = lists.flatten()
-        row = np.repeat(np.arange(len(self)), _lengths(lists))
+        row = owners(lists)
         chosen, rejected, tie = (flat.field(name).to_numpy(zero_copy_only=False) for name in _PAIR)
         first = (np.cumsum(self.num_completions) - self.num_completions)[row]
         margin = self.flat[first + chosen] - self.flat[first + rejected]
@@ -120,10 +131,6 @@ class Judged:
         compared = self.comparisons
         lost |= np.bincount(compared.row, np.isnan(compared.margin), len(self)) > 0
         return lost
-
-    def _column(self, name: str) -> list[list[float] | None]:
-        column: list[list[float] | None] = self.rows[name].to_pylist()
-        return column
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ class PairTable:
 def slices(rows: pa.Table) -> dict[str, Bools]:
     """[P] membership of a table's rows by slice name."""
     lists = rows["slices"].combine_chunks()
-    owner, names = np.repeat(np.arange(len(rows)), _lengths(lists)), strings(lists.flatten())
+    owner, names = owners(lists), strings(lists.flatten())
     members = {}
     for name in np.unique(names):
         members[str(name)] = np.zeros(len(rows), dtype=bool)
@@ -177,14 +184,9 @@ def slices(rows: pa.Table) -> dict[str, Bools]:
     return members
 
 
-def strings(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.str_]:
-    """A column of strings as a numpy array."""
-    return np.asarray(column.to_pylist(), dtype=np.str_)
-
-
 def _stated(rows: pa.Table, scores: pa.Table) -> Floats:
     """[R] margins that a judge gave, nan in the rows where it gave none."""
-    counts = _lengths(rows["pairs"].combine_chunks())
+    counts = lengths(rows["pairs"])
     margins = scores["margins"].combine_chunks()
     given = np.repeat(margins.is_valid().to_numpy(zero_copy_only=False), counts)
     stated = np.full(int(counts.sum()), np.nan)
@@ -201,7 +203,3 @@ def _orders(scores: pa.Table) -> tuple[Floats, Floats, Floats] | None:
 
 
 _PAIR = ("chosen", "rejected", "tie")
-
-
-def _lengths(lists: pa.ListArray) -> Ints:
-    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)  # type: ignore[no-any-return]

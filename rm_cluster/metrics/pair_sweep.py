@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from rm_cluster.columns import any_of
 from rm_cluster.config import Normalize
 from rm_cluster.metrics.estimate import CONFIDENCE, Mean
 from rm_cluster.metrics.judged import Bools, Floats, Ints, Judged
@@ -169,7 +170,7 @@ class _Measured(NamedTuple):
             sums[model, where] = taken["values"].combine_chunks().flatten()
             num_tokens[model, where] = taken["num_tokens"].combine_chunks().flatten()
             failed[model] = ~scored
-            truncated[model] = [any(flags or ()) for flags in table["truncated"].to_pylist()]
+            truncated[model] = any_of(table["truncated"])
         return cls(sums, num_tokens, failed, truncated)
 
     def num_lost(self, inside: Bools) -> dict[str, Ints]:

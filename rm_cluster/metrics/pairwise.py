@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from rm_cluster.columns import strings
 from rm_cluster.metrics.estimate import Mean, Official
-from rm_cluster.metrics.judged import Bools, Floats, Judged, slices, strings
+from rm_cluster.metrics.judged import Bools, Floats, Judged, slices
 
 OVERALL = "overall"
 

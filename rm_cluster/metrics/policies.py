@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rm_cluster.columns import strings
 from rm_cluster.metrics.estimate import Joint
-from rm_cluster.metrics.judged import Bools, Floats, Ints, Judged, strings
+from rm_cluster.metrics.judged import Bools, Floats, Ints, Judged
 from rm_cluster.metrics.ranking import (
     RANKING_METRICS,
     HumanTies,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from rm_cluster.columns import any_of, lengths
 from rm_cluster.metrics.estimate import (
     Estimate,
     Joint,
@@ -69,9 +70,10 @@ class BenchmarkRewards(NamedTuple):
     @property
     def resampling(self) -> Resampling:
         """How the prompts are drawn: clusters within domains."""
-        ids = self.rows["id"].to_pylist()
-        clusters = list(map(self.cluster, ids)) if self.cluster else ids
-        return Resampling.of(clusters, self.rows["domain"].to_pylist())
+        clusters = self.rows["id"]
+        if self.cluster:
+            clusters = pa.array(map(self.cluster, clusters.to_pylist()), pa.string())
+        return Resampling.of(clusters, self.rows["domain"])
 
     def terms(self, judged: Judged) -> Official:
         """Accuracy and the official metrics, as far as they are sums of means."""
@@ -128,12 +130,10 @@ def _metric_records(
     scores, members = benchmark.scores[reward_model], benchmark.groups(benchmark.rows)
     failed = scores["values"].is_null().to_numpy().copy()
     failed[judged.position] |= judged.incomplete
-    truncated = np.array(
-        [any(flags or ()) for flags in scores["truncated"].to_pylist()], dtype=bool
-    )
+    truncated = any_of(scores["truncated"])
     tied = np.zeros(len(benchmark.rows))
     tied[judged.position] = num_tied(judged)
-    compared = np.array([bool(pairs) for pairs in benchmark.rows["pairs"].to_pylist()], dtype=bool)
+    compared = lengths(benchmark.rows["pairs"]) > 0
     nothing = Estimate(float("nan"), np.empty(0), 0)
     lost = [
         (name, "accuracy")
@@ -159,7 +159,7 @@ def _metric_records(
 
 
 def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, Any]]:
-    domains = {*benchmark.headlines, *benchmark.rows["domain"].to_pylist()}
+    domains = {*benchmark.headlines, *benchmark.rows["domain"].unique().to_pylist()}
     valid = {
         name: table["values"].is_valid().to_numpy() for name, table in benchmark.scores.items()
     }

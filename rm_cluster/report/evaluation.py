@@ -53,7 +53,7 @@ def evaluation_page(result: EvalResult) -> Page:
     sections = [
         section
         for benchmark, counts in result.run["benchmarks"].items()
-        if len(result.rewards)  # there may be pair sweeps only
+        if len(result.scored)  # there may be pair sweeps only
         for section in _benchmark(
             board[board["benchmark"] == benchmark],
             result.metrics[result.metrics["benchmark"] == benchmark],
@@ -141,9 +141,9 @@ def _compared(result: EvalResult) -> list[Section]:
 
 
 def _failed(result: EvalResult) -> list[Section]:
-    failed = result.rewards[result.rewards["error"].notna()]
+    failed = result.scored.filter(result.scored["error"].is_valid())
     if not len(failed):
         return []
-    shown = failed.head(MAX_FAILED)
+    shown = failed.slice(0, MAX_FAILED).to_pandas()
     text = f"{len(failed):,} in all, the first {len(shown)} here; all of them in rewards.parquet."
     return [Section("Prompts that failed", text, table=Table.of(shown, _FAILED, "rewards.parquet"))]

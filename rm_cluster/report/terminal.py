@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import pyarrow.compute as pc
 
 from rm_cluster.downstream.coefficients import COEFFICIENTS
 from rm_cluster.metrics.pairwise import OVERALL
@@ -24,7 +25,7 @@ def summary(result: EvalResult) -> str:
     blocks += [
         f"{name}: {counts['n']} prompts scored, nothing to compare"
         for name, counts in result.run["benchmarks"].items()
-        if len(result.rewards) and name not in set(board["benchmark"])
+        if len(result.scored) and name not in set(board["benchmark"])
     ]
     blocks += derived_blocks(result)
     if result.correlations is not None:
@@ -70,8 +71,8 @@ def _others(
     table = result.metrics[result.metrics["benchmark"] == benchmark]
     main = board["metric"].iloc[0]
     values = table.set_index(["reward_model", "domain", "metric"])["value"].to_dict()
-    rewards = result.rewards[result.rewards["benchmark"] == benchmark]
-    domains = [d for d in sorted(rewards["domain"].unique()) if d in set(table["domain"])]
+    scored = result.scored.filter(pc.equal(result.scored["benchmark"], benchmark))
+    domains = sorted({*scored["domain"].unique().to_pylist()} & {*table["domain"]})
     if len(domains) == 1 or headline != _headlines(result, benchmark)[-1]:
         domains = []
     others = table[table["domain"] == headline]["metric"].unique()

@@ -195,7 +195,7 @@ def _measured(run: SearchConfig, rows: Sequence[Row]) -> dict[str, list[Any]]:
     )
     position = {row["id"]: i for i, row in enumerate(rows)}
     found: dict[str, list[Any]] = {}
-    for line in result.rewards.to_dict("records"):
+    for line in result.scored.to_pylist():
         at = position[line["id"]]
         found.setdefault(line["reward_model"], [None] * len(rows))[at] = line["values"]
         if line["reward_model"] == run.ref_logprobs:

@@ -6,7 +6,7 @@
 The reward model is a sleep of `service_s` per request, so that any number of replicas fits on any
 machine and what is measured is Ray and this package alone, through the whole job: Ray Data, Serve
 and the score store. Replicas note when they serve. `busy` is the share of their time that goes into
-serving while all are up and there is work for all: from when the last one is loaded to when no more
+serving while there is work for all: from when the last one has its first request to when no more
 than two requests for each are left to begin. What is missing are gaps that the driver, the callers
 or the control plane left, `gap_ms` from one request of a replica to its next. `busy_overall` is
 from the first request to the last answer, with the time in which replicas still start and the last
@@ -68,7 +68,7 @@ class Sleeper:
         return [EncodedGroup([ids, ids], [64, 64], [False, False]) for _ in rows]
 
     def load(self, num_threads: int | None = None) -> None:
-        self._note(time.time(), time.time())
+        pass
 
     def score_encoded(self, groups: Sequence[Sequence[Any]]) -> list[Any]:
         start = time.time()
@@ -77,7 +77,7 @@ class Sleeper:
         return [np.zeros(len(group)) for group in groups]
 
     def _note(self, start: float, end: float) -> None:
-        """A line for each request, after one for when this replica was there."""
+        """A line for each request."""
         with self._notes.open("a") as stream:
             stream.write(f"{start} {end}\n")
 
@@ -110,7 +110,7 @@ def keep_busy(folder: Path, num_replicas: int, service_s: float, num_requests: i
     with Watch() as watch:
         result = rmc.evaluate(config)
     served = [np.loadtxt(file, ndmin=2) for file in notes.iterdir()]
-    requests = np.concatenate([spans[1:] for spans in served])
+    requests = np.concatenate(served)
     first, last = requests[:, 1].min(), requests[:, 1].max()
     used = watch.cpu_seconds(first, last)
     found = {
@@ -132,13 +132,12 @@ def usage(served: Sequence[Any]) -> dict[str, Any]:
     """Shares of time that replicas serve, and what passes between their requests.
 
     Args:
-        served: Of each replica, [1 + R, 2] when each request began and ended, in seconds, after a
-            first line for when the replica was there.
+        served: Of each replica, [R, 2] when each request began and ended, in seconds.
     """
-    requests = np.concatenate([spans[1:] for spans in served])
-    gaps = np.concatenate([spans[2:, 0] - spans[1:-1, 1] for spans in served])
+    requests = np.concatenate(served)
+    gaps = np.concatenate([spans[1:, 0] - spans[:-1, 1] for spans in served])
     start, end = requests[:, 0].min(), requests[:, 1].max()
-    all_up = max(spans[0, 1] for spans in served)
+    all_up = max(spans[0, 0] for spans in served)
     # one replica may run out of work when others have some left
     enough = np.sort(requests[:, 0])[-2 * len(served)]
     inside = np.clip(requests, all_up, enough)

@@ -37,9 +37,10 @@ from rm_cluster.encoding import Encode, Window
 from rm_cluster.errors import ScoringError
 from rm_cluster.pipeline import Sample, Score
 from rm_cluster.progress import progress_bar
+from rm_cluster.resources import ENCODER_CPUS, SENDER_CPUS, Resources, resolve
 from rm_cluster.scorers import AnyModelConfig, AnyScorerConfig, Generator
 from rm_cluster.scorers.scorer import Scorer, contract_id
-from rm_cluster.serving import ENCODER_CPUS, SENDER_CPUS, Resources, deployed, resolve
+from rm_cluster.serving import deployed
 from rm_cluster.snapshot import Snapshot
 from rm_cluster.store import Folder, RewardStore, SampleStore, Store, StoredRewards
 

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rm_cluster.benchmarks import RejectedRow, read_rows
-from rm_cluster.best_of_n import combine_members, cosine_similarity, token_overlap
+from rm_cluster.best_of_n import combine_members
 from rm_cluster.best_of_n.pools import unknown_name
 from rm_cluster.config import (
     ClassifierConfig,
-    EmbeddingConfig,
     EvaluateConfig,
     LogprobConfig,
     SearchConfig,
@@ -27,9 +26,9 @@ from rm_cluster.config import (
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.evaluation import evaluate
 from rm_cluster.metrics.judged import Floats
-from rm_cluster.scorers import Embedding
 from rm_cluster.searching.choice import ENSEMBLE
 from rm_cluster.searching.pool import Columns, Kept, SearchPool
+from rm_cluster.searching.similarity import similarity
 from rm_cluster.types import Row
 
 logger = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ def read_pool(run: SearchConfig) -> Read:
         rewards_MPN=rewards,
         criterion_PN=_criterion(run, gold, kept, padded, rewards),
         gold_PN=None if gold is None else kept.take(padded[gold]),
-        similarity_PNN=_similarity(run, rows, columns, kept),
+        similarity_PNN=similarity(run, rows, columns, kept),
         ref_logprobs_PN=kept.take(padded[_ref(run, values)[0]]) if _ref(run, values) else None,
         **_tokens(run, columns, kept),
     )
@@ -278,43 +277,3 @@ def _tokens(run: SearchConfig, columns: Columns, kept: Kept) -> dict[str, Floats
     # an empty completion counts as one token, or nothing could be divided by its length
     num_tokens = np.where(kept.present_PN, np.maximum(cost - np.nan_to_num(ended), 1.0), np.nan)
     return {"num_tokens_PN": num_tokens, "cost_PN": cost}
-
-
-def _similarity(run: SearchConfig, rows: Sequence[Row], columns: Columns, kept: Kept) -> Floats:
-    """[P, N, N] of the candidates that take part."""
-    texts = [rows[row]["completions"] for row in kept.rows]
-    if "embeddings" in columns.values:
-        vectors = [columns.values["embeddings"][row] for row in kept.rows]
-        return _cosines(columns, kept, vectors)
-    if isinstance(run.similarity, EmbeddingConfig):
-        embedding = Embedding(**run.similarity.model_dump())
-        flat = embedding.embed([text for pool in texts for text in pool])
-        ends = np.cumsum([len(pool) for pool in texts])[:-1]
-        return _cosines(columns, kept, np.split(flat, ends))
-    overlap = token_overlap(texts)
-    width = max(columns.sizes) - overlap.shape[1]
-    return kept_pairs(kept, np.pad(overlap, ((0, 0), (0, width), (0, width))))
-
-
-def kept_pairs(kept: Kept, values_PNN: Floats) -> Floats:
-    """What `Kept.take_pairs` gives for values of the kept rows alone."""
-    return kept._replace(rows=np.arange(len(kept.rows))).take_pairs(values_PNN)
-
-
-def _cosines(columns: Columns, kept: Kept, vectors: Sequence[Any]) -> Floats:
-    """[P, N, N] of the candidates that take part, from the kept rows' vectors."""
-    found = np.zeros((*kept.order_PN.shape, kept.order_PN.shape[1]))
-    for place, (row, given) in enumerate(zip(kept.rows, vectors, strict=True)):
-        here = kept.present_PN[place]
-        num = int(here.sum())
-        try:
-            if len(given) != columns.sizes[row]:
-                raise ValueError
-            array = np.array([given[k] for k in kept.order_PN[place, here]], dtype=np.float64)
-            found[place, :num, :num] = cosine_similarity(array[None])[0]
-        except (TypeError, ValueError):
-            raise DataFormatError(
-                f"{columns.ids[row]!r} must have one embedding for each of its "
-                f"{columns.sizes[row]} completions: finite numbers, not all 0, as many in each."
-            ) from None
-    return found

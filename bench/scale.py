@@ -259,7 +259,12 @@ def main() -> None:
     per_replica = int(options.get("requests_per_replica", 20))
     pairs = [int(n) for n in options.get("pairs", "10000,100000,1000000").split(",") if n]
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
-    ray.init(address="local", object_store_memory=500_000_000, configure_logging=False)
+    ray.init(
+        address="local",
+        object_store_memory=500_000_000,
+        configure_logging=False,
+        include_dashboard=False,
+    )
     try:
         result = {
             "replicas": [keep_busy(folder, n, service_s, per_replica * n) for n in replicas],

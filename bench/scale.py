@@ -135,7 +135,6 @@ def usage(served: Sequence[Any]) -> dict[str, Any]:
         served: Of each replica, [R, 2] when each request began and ended, in seconds.
     """
     requests = np.concatenate(served)
-    gaps = np.concatenate([spans[1:, 0] - spans[:-1, 1] for spans in served])
     start, end = requests[:, 0].min(), requests[:, 1].max()
     all_up = max(spans[0, 0] for spans in served)
     # one replica may run out of work when others have some left
@@ -144,6 +143,8 @@ def usage(served: Sequence[Any]) -> dict[str, Any]:
     served_s = (inside[:, 1] - inside[:, 0]).sum()
     steady_s = enough - all_up
     ended = (requests[:, 1] >= all_up) & (requests[:, 1] < enough)
+    nexts = np.concatenate([np.stack([its[:-1, 1], its[1:, 0]], axis=1) for its in served])
+    gaps = np.diff(nexts[(nexts[:, 0] >= all_up) & (nexts[:, 1] < enough)])
     gap_ms = 1000 * np.quantile(gaps, (0.5, 0.95, 1.0))
     whole = (requests[:, 1] - requests[:, 0]).sum() / (len(served) * (end - start))
     return {

@@ -241,8 +241,7 @@ def _missing(snapshots: Sequence[Snapshot], stored: StoredRewards) -> list[Windo
     """The anti-join: which rows of which windows the store cannot answer for."""
     windows = []
     for snapshot in snapshots:
-        folder = Folder(snapshot.url)
-        contents = [folder.read_table(file, ["content"]) for file in snapshot.windows]
+        contents = Folder(snapshot.url).read_tables(snapshot.windows, ["content"])
         starts = np.cumsum([0, *map(len, contents)])
         # all at once: whoever looks something up goes through the whole store first
         missing = stored.missing(pa.concat_tables(contents)["content"])

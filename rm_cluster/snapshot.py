@@ -39,11 +39,8 @@ class Snapshot(NamedTuple):
 
     def table(self, columns: Sequence[str] = JUDGED_COLUMNS) -> pa.Table:
         """The rows without their texts, in the order of the source."""
-        folder = Folder(self.url)
         nothing = WINDOW_SCHEMA.empty_table().select(columns)
-        return pa.concat_tables(
-            [nothing, *(folder.read_table(name, columns) for name in self.windows)]
-        )
+        return pa.concat_tables([nothing, *Folder(self.url).read_tables(self.windows, columns)])
 
 
 def take_snapshot(

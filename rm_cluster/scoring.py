@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray
@@ -48,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 8
 _REQUESTS_PER_BLOCK = 4
+_WINDOWS_AT_ONCE = 128
+"""To look up: each time goes through all that is stored."""
 
 
 class Measured(NamedTuple):
@@ -239,16 +240,22 @@ def stored_rewards(run: EvaluateConfig, scorer: Scorer) -> StoredRewards:
 
 def _missing(snapshots: Sequence[Snapshot], stored: StoredRewards) -> list[Window]:
     """The anti-join: which rows of which windows the store cannot answer for."""
-    windows = []
-    for snapshot in snapshots:
-        contents = Folder(snapshot.url).read_tables(snapshot.windows, ["content"])
-        starts = np.cumsum([0, *map(len, contents)])
-        # all at once: whoever looks something up goes through the whole store first
-        missing = stored.missing(pa.concat_tables(contents)["content"])
-        parts = np.split(missing, np.searchsorted(missing, starts[1:-1]))
-        windows += [
-            Window(snapshot.benchmark.name, snapshot.url, file, (part - start).tolist())
-            for file, start, part in zip(snapshot.windows, starts[:-1], parts, strict=True)
-            if len(part)
-        ]
-    return windows
+    return [
+        window
+        for snapshot in snapshots
+        for start in range(0, len(snapshot.windows), _WINDOWS_AT_ONCE)
+        for window in _missing_of(snapshot, start, stored)
+    ]
+
+
+def _missing_of(snapshot: Snapshot, start: int, stored: StoredRewards) -> Iterator[Window]:
+    """The same for some windows of one snapshot."""
+    files = snapshot.windows[start : start + _WINDOWS_AT_ONCE]
+    contents = Folder(snapshot.url).read_tables(files, ["content"])
+    missing = stored.missing(pa.concat_tables(contents)["content"])
+    first = 0
+    for file, content in zip(files, contents, strict=True):
+        here = missing[(missing >= first) & (missing < first + len(content))] - first
+        first += len(content)
+        if len(here):
+            yield Window(snapshot.benchmark.name, snapshot.url, file, here.tolist())

@@ -13,7 +13,7 @@ PACKAGE = Path(rm_cluster.__file__).parent
 
 # What each part may import of the others; what is not named here may import everything.
 LAYERS = [
-    {"errors", "types"},
+    {"errors", "types", "columns"},
     {"config", "parsing", "progress"},
     {
         "benchmarks",
@@ -29,7 +29,7 @@ LAYERS = [
     {"pairing", "labeling"},
     {"derived", "store", "snapshot", "imported", "versions"},
     {"composition", "judging", "sweeps"},
-    {"serving", "encoding", "pipeline", "scoring", "preparing"},
+    {"resources", "serving", "encoding", "pipeline", "scoring", "preparing"},
     {"measurement"},
     {"record"},
     {"result", "correlation", "candidates", "annotated", "report", "parity", "search_result"},
@@ -37,7 +37,7 @@ LAYERS = [
     {"searching"},
 ]
 MAY_IMPORT_RAY = {
-    "serving.py", "pipeline.py", "scoring.py", "preparing.py", "evaluation.py",
+    "resources.py", "serving.py", "pipeline.py", "scoring.py", "preparing.py", "evaluation.py",
     "generation.py", "tuning.py", "trial.py",
 }  # fmt: skip
 

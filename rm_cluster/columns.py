@@ -22,10 +22,10 @@ Column: TypeAlias = pa.ChunkedArray | pa.Array
 def strings(column: Column) -> npt.NDArray[np.str_]:
     """[P] strings."""
     rank, distinct = ranks(column)
-    return np.asarray(distinct, dtype=np.str_)[rank]
+    return np.asarray(distinct.to_pylist(), dtype=np.str_)[rank]
 
 
-def ranks(column: Column | Sequence[str]) -> tuple[Ints, list[str]]:
+def ranks(column: Column | Sequence[str]) -> tuple[Ints, pa.Array]:
     """[P] places of strings among the distinct ones, and those, sorted."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
@@ -33,7 +33,7 @@ def ranks(column: Column | Sequence[str]) -> tuple[Ints, list[str]]:
     order = pc.sort_indices(encoded.dictionary)
     rank = np.empty(len(order), dtype=np.int64)
     rank[order.to_numpy()] = np.arange(len(order))
-    return rank[encoded.indices.to_numpy()], encoded.dictionary.take(order).to_pylist()
+    return rank[encoded.indices.to_numpy()], encoded.dictionary.take(order)
 
 
 def lengths(lists: Column) -> Ints:

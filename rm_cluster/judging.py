@@ -10,6 +10,7 @@ import pyarrow as pa
 from rm_cluster.benchmarks import BENCHMARKS
 from rm_cluster.composition import Composition
 from rm_cluster.config.listing import sweep_names
+from rm_cluster.imported import SCORES_SCHEMA
 from rm_cluster.metrics.table import BenchmarkRewards
 from rm_cluster.rewards import Scale
 from rm_cluster.snapshot import Snapshot
@@ -21,11 +22,7 @@ SCORED_SCHEMA = pa.schema(
         ("id", pa.string()),
         ("domain", pa.string()),
         ("slices", pa.list_(pa.string())),
-        ("values", pa.list_(pa.float64())),
-        ("num_tokens", pa.list_(pa.int32())),
-        ("truncated", pa.list_(pa.bool_())),
-        ("error", pa.string()),
-        ("margins", pa.list_(pa.float64())),
+        *SCORES_SCHEMA,
     ]
 )
 

@@ -34,7 +34,7 @@ def test_strings_are_ranked_as_numpy_sorts_them(column: pa.ChunkedArray | pa.Arr
     distinct, places = np.unique(column.to_pylist(), return_inverse=True)
     found, names = ranks(column)
     assert found.tolist() == places.tolist()
-    assert names == distinct.tolist()
+    assert names.to_pylist() == distinct.tolist()
     assert strings(column).tolist() == column.to_pylist()
     assert ranks(column.to_pylist())[0].tolist() == places.tolist()
 

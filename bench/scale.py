@@ -73,13 +73,9 @@ class Sleeper:
     def score_encoded(self, groups: Sequence[Sequence[Any]]) -> list[Any]:
         start = time.time()
         time.sleep(self._service_s)
-        self._note(start, time.time())
-        return [np.zeros(len(group)) for group in groups]
-
-    def _note(self, start: float, end: float) -> None:
-        """A line for each request."""
         with self._notes.open("a") as stream:
-            stream.write(f"{start} {end}\n")
+            stream.write(f"{start} {time.time()}\n")
+        return [np.zeros(len(group)) for group in groups]
 
 
 def write_pairs(file: Path, num_pairs: int) -> Path:
@@ -136,15 +132,15 @@ def usage(served: Sequence[Any]) -> dict[str, Any]:
     """
     requests = np.concatenate(served)
     start, end = requests[:, 0].min(), requests[:, 1].max()
-    all_up = max(spans[0, 0] for spans in served)
+    all_busy = max(spans[0, 0] for spans in served)
     # one replica may run out of work when others have some left
     enough = np.sort(requests[:, 0])[-2 * len(served)]
-    inside = np.clip(requests, all_up, enough)
+    inside = np.clip(requests, all_busy, enough)
     served_s = (inside[:, 1] - inside[:, 0]).sum()
-    steady_s = enough - all_up
-    ended = (requests[:, 1] >= all_up) & (requests[:, 1] < enough)
+    steady_s = enough - all_busy
+    ended = (requests[:, 1] >= all_busy) & (requests[:, 1] < enough)
     nexts = np.concatenate([np.stack([its[:-1, 1], its[1:, 0]], axis=1) for its in served])
-    gaps = np.diff(nexts[(nexts[:, 0] >= all_up) & (nexts[:, 1] < enough)])
+    gaps = np.diff(nexts[(nexts[:, 0] >= all_busy) & (nexts[:, 1] < enough)])
     gap_ms = 1000 * np.quantile(gaps, (0.5, 0.95, 1.0))
     whole = (requests[:, 1] - requests[:, 0]).sum() / (len(served) * (end - start))
     return {

@@ -31,6 +31,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "DebertaV2": DECODER,
     "ModernBert": {**DECODER, "local_attention": 16},
 }
+# they have no reward heads, and change the scale of their logits
+CAUSAL_ONLY: dict[str, dict[str, Any]] = {
+    "Cohere": {**GROUPED, "logit_scale": 0.5},
+    "Granite": {**GROUPED, "logits_scaling": 3.0},
+}
 # heads of 32, the smallest that vLLM has kernels for on a CPU; Qwen 2 has no head_dim of its own
 FOR_VLLM: dict[str, dict[str, Any]] = {
     "Llama": {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
@@ -54,7 +59,7 @@ def save_family(
             "eos_token_id": tok.eos_token_id,
             "initializer_range": 0.2,
             **({"num_labels": 1} if kind is CLASSIFIER else {}),
-            **FAMILIES[family],
+            **{**FAMILIES, **CAUSAL_ONLY}[family],
             **options,
         }
     )

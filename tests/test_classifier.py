@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,34 @@ def test_equal_to_one_text_at_a_time(tmp_path: Path, family: str, pad_token: str
     for tokens_per_batch in (1, 700, 100_000):
         scorer = rmc.Classifier(model=str(folder), tokens_per_batch=tokens_per_batch)
         assert_equal(scorer.score(rows), one_at_a_time(folder, rows))
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4,
+            "original_max_position_embeddings": 200,
+        },
+    ],
+    ids=["dynamic", "longrope"],
+)
+def test_rotary_embeddings_that_change_with_length_do_not_hear_of_other_texts(
+    tmp_path: Path, rope: dict[str, Any]
+) -> None:
+    options = {"max_position_embeddings": 200, "rope_parameters": {"rope_theta": 1e4, **rope}}
+    folder = save_family("Llama", tmp_path / "model", tokenizer(), **options)
+    rows = random_rows(6, seed=1)
+    # in a model of its own each, because dynamic ones remember the longest text before
+    alone = [[{**one, "completions": [text]} for text in one["completions"]] for one in rows]
+    expected = [np.concatenate([one_at_a_time(folder, [r])[0] for r in each]) for each in alone]
+    scorer = rmc.Classifier(model=str(folder), max_length=4096)
+    assert scorer.contract["batching"] == "padded"
+    assert_equal(scorer.score(rows), expected)
+    assert_equal(scorer.score(rows[::-1])[::-1], expected)
 
 
 def test_all_kinds_of_groups_at_once(tiny_llama: Path) -> None:
@@ -158,6 +187,11 @@ def test_batches_keep_to_the_budget_and_lose_nothing() -> None:
     assert sorted(i for batch in found for i in batch) == list(range(500))
     for batch in found:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 1000
+
+
+def test_texts_beyond_the_mixed_length_go_with_their_like() -> None:
+    found = padded_batches([3, 9, 5, 9, 8, 4], 1000, mixed=5)
+    assert sorted(map(sorted, found)) == [[0, 2, 5], [1, 3], [4]]
 
 
 def test_a_group_that_fails_is_nan_and_the_others_are_not(tiny_llama: Path) -> None:

@@ -23,7 +23,7 @@ from tests.models import tokenizer
 from tests.rows import random_rows, row
 
 SHARING = ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma2", "Gemma3Text", "GPTNeoX")
-PADDED = ("GPT2", "OPT", "Bloom")
+PADDED = ("GPT2", "OPT", "Bloom", "Cohere", "Granite")
 
 
 @pytest.fixture(scope="module")
@@ -189,14 +189,14 @@ def test_models_that_are_not_causal_or_change_their_logits(tmp_path: Path) -> No
     bert = save_family("Bert", tmp_path / "bert", tok, CAUSAL)
     with pytest.raises(ConfigError, match="tokens to come"):
         rmc.Logprob(model=str(bert)).load()
-    cohere = transformers.CohereConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=4, logit_scale=0.5, initializer_range=0.2,
+    capped = transformers.RecurrentGemmaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, lru_width=32,
+        num_attention_heads=4, logits_soft_cap=0.5,
     )  # fmt: skip
-    transformers.CohereForCausalLM(cohere).save_pretrained(tmp_path / "cohere")
-    tok.save_pretrained(tmp_path / "cohere")
+    transformers.RecurrentGemmaForCausalLM(capped).save_pretrained(tmp_path / "capped")
+    tok.save_pretrained(tmp_path / "capped")
     with pytest.raises(ConfigError, match="does more to its logits"):
-        rmc.Logprob(model=str(tmp_path / "cohere")).load()
+        rmc.Logprob(model=str(tmp_path / "capped")).load()
 
 
 def test_a_classifier_is_no_language_model(tiny_llama: Path) -> None:

@@ -20,7 +20,14 @@ import torch
 from rm_cluster.config import PretrainedConfig
 from rm_cluster.engines.cores import Cores
 from rm_cluster.engines.device import device
-from rm_cluster.engines.packing import Positions, TokenIds, filled_up, pack, tree_batches
+from rm_cluster.engines.packing import (
+    Positions,
+    TokenIds,
+    filled_up,
+    mixed_length,
+    pack,
+    tree_batches,
+)
 from rm_cluster.engines.tree_attention import NAME, Tree
 
 _ROW_BY_ROW = ("q_proj", "o_proj", "dense", "mlp")
@@ -51,8 +58,12 @@ def enough(tokens_per_batch: int) -> int:
     return min(tokens_per_batch, 1024) if device().type == "cpu" else tokens_per_batch
 
 
-def padded_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+def padded_batches(
+    lengths: Sequence[int], tokens_per_batch: int, mixed: int | None = None
+) -> list[list[int]]:
     """Cut texts, longest first, into batches of at most `tokens_per_batch` padded tokens.
+
+    With `mixed`, a text of more tokens goes with others of its length alone.
 
     Returns:
         Indices into `lengths`; a longer text has a batch to itself.
@@ -60,7 +71,8 @@ def padded_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[i
     found: list[list[int]] = []
     width = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if found and width * (len(found[-1]) + 1) <= tokens_per_batch:
+        apart = mixed is not None and lengths[index] != width > mixed
+        if found and not apart and width * (len(found[-1]) + 1) <= tokens_per_batch:
             found[-1].append(index)
         else:
             width = lengths[index]
@@ -103,6 +115,7 @@ class Decoder:
         self._body = model.base_model
         self._packed = packed
         self._tokens_per_batch = tokens_per_batch
+        self._mixed = mixed_length(model.config)
         # models whose attention is not ours may keep something between layers
         self._cores = Cores(num_threads, side_by_side=packed)
         self._batch = threading.local()
@@ -128,7 +141,7 @@ class Decoder:
         if self._packed:
             batches = tree_batches(texts, self._tokens_per_batch, some)
         else:
-            batches = padded_batches([len(ids) for ids in texts], some)
+            batches = padded_batches([len(ids) for ids in texts], some, self._mixed)
         states = self._packed_states if self._packed else self._padded_states
         self._cores.each(lambda indices: use(states(texts, first, indices)), batches)
 

@@ -46,6 +46,7 @@ def load_pretrained(
         base = _load(loader, config.model_copy(update=changed), dtype, what, mend)
         _extrapolate(model, base, config.name, config.extrapolate)
     speed_up(model)
+    _forget_lengths(model)
     return model.to(device()).eval()
 
 
@@ -74,6 +75,19 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
             f"random. Is it {what} with a trained head?"
         )
     return model
+
+
+def _forget_lengths(model: Any) -> None:
+    """Let dynamic rotary embeddings depend on a batch's own length, not on longer ones before."""
+
+    def forget(module: torch.nn.Module, _: Any) -> None:
+        for name in vars(module):
+            if name.endswith("max_seq_len_cached"):
+                setattr(module, name, 0)
+
+    for module in model.modules():
+        if "dynamic" in str(getattr(module, "rope_type", "")):
+            module.register_forward_pre_hook(forget)
 
 
 def _has_short_floats() -> bool:

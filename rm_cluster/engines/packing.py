@@ -58,9 +58,22 @@ def is_packed(config: PretrainedConfig, hf_config: Any) -> bool:
     """
     if config.attn_implementation is not None or hf_config.model_type not in VERIFIED:
         return False
-    # these scale with the longest position in the row, so that a text would depend on its company
-    rope = str(hf_config.rope_parameters)
-    return "dynamic" not in rope and "longrope" not in rope
+    return mixed_length(hf_config) is None
+
+
+def mixed_length(hf_config: Any) -> int | None:
+    """Tokens up to which texts of different lengths may share a batch; None if all may.
+
+    Beyond what the model was first trained on, rotary embeddings called dynamic and longrope change
+    with the longest position in the batch, so that a text would depend on its company.
+    """
+    config = hf_config.get_text_config()
+    told = getattr(config, "rope_parameters", None) or {}
+    if not any(kind in str(told) for kind in ("dynamic", "longrope")):
+        return None
+    kinds = [told, *(value for value in told.values() if isinstance(value, dict))]
+    first = [kind.get("original_max_position_embeddings") for kind in kinds]
+    return min(int(length) for length in (*first, config.max_position_embeddings) if length)
 
 
 def common_prefixes(texts: Sequence[TokenIds]) -> list[int]:

@@ -29,7 +29,7 @@ from rm_cluster.engines.device import device
 from rm_cluster.engines.heads import attach_head
 from rm_cluster.engines.linear import speed_up
 from rm_cluster.engines.loading import load_pretrained
-from rm_cluster.engines.packing import Positions, TokenIds, is_packed
+from rm_cluster.engines.packing import Positions, TokenIds, is_packed, mixed_length
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import head_weights
@@ -65,6 +65,7 @@ class ClassifierEngine:
         self._model = load_pretrained(
             AutoModelForSequenceClassification, config, dtype, "a sequence classifier", attach_head
         )
+        self._mixed = mixed_length(self._model.config)
         self._head = _head(self._model, config.name)
         self._head.float()
         self._weights = head_weights(config.head_weights, _num_outputs(self._model), config.name)
@@ -99,7 +100,8 @@ class ClassifierEngine:
             found[states.indices] = self._outputs(self._head(last.float()))
 
         if self._decoder is None:
-            for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
+            sizes = [len(ids) for ids in texts]
+            for indices in padded_batches(sizes, self._tokens_per_batch, self._mixed):
                 found[indices] = self._pooled_by_model([texts[i] for i in indices])
         else:
             final = np.array([len(ids) - 1 for ids in texts], dtype=np.int64)
@@ -134,6 +136,9 @@ class LogprobEngine:
         model = load_pretrained(AutoModelForCausalLM, config, dtype, "a causal language model")
         text_config = model.config.get_text_config()
         self._softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
+        # Cohere multiplies, Granite divides
+        factor, divisor = (getattr(text_config, k, 1.0) for k in ("logit_scale", "logits_scaling"))
+        self._scale: float = factor / divisor
         self._head = model.get_output_embeddings()
         if model.dtype != torch.float32:
             # a copy, because embeddings that are tied to it keep the model's dtype
@@ -197,6 +202,8 @@ class LogprobEngine:
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, V] in float32."""
         logits: torch.Tensor = self._head(hidden.float())
+        if self._scale != 1.0:
+            logits = logits.mul_(self._scale)
         if self._softcap is not None:
             logits = logits.div_(self._softcap).tanh_().mul_(self._softcap)
         return logits
@@ -216,7 +223,7 @@ class LogprobEngine:
         if not torch.allclose(self._logits(hidden[0]), own[0], rtol=room, atol=room):
             raise ConfigError(
                 f"{name} is a {type(model).__name__}, which does more to its logits than its "
-                "output embeddings and a soft cap; its log-probs would be wrong."
+                "output embeddings, a scale and a soft cap; its log-probs would be wrong."
             )
 
 
@@ -234,13 +241,15 @@ class EmbeddingEngine:
             torch.set_num_threads(num_threads)
         self._tokens_per_batch = enough(token_budget(config))
         self._model = load_pretrained(AutoModel, config, dtype, "an encoder")
+        self._mixed = mixed_length(self._model.config)
 
     @torch.inference_mode()
     def embeddings(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
         """Return [n, d] means of the last hidden states over each text's tokens, to length 1."""
         texts, index = distinct(token_ids)
         found = np.empty((len(texts), self._model.config.hidden_size))
-        for indices in padded_batches([len(ids) for ids in texts], self._tokens_per_batch):
+        sizes = [len(ids) for ids in texts]
+        for indices in padded_batches(sizes, self._tokens_per_batch, self._mixed):
             input_ids, lengths = right_padded([texts[i] for i in indices])
             mask = torch.arange(input_ids.shape[1], device=device()) < lengths[:, None]
             hidden = self._model(input_ids=input_ids, attention_mask=mask.long())[0].float()

@@ -70,10 +70,10 @@ def _keep_freed_memory() -> None:
     """Let glibc keep what one batch frees for the next one.
 
     It hands large pieces back to the system, which gives them again page by page, each filled with
-    zeros first: a tenth of the time of a small model.
+    zeros first: a tenth of the time of a small model. Pieces beyond 32 MiB still go back: kept ones
+    that differ in size add up, and larger models take long enough to compute theirs.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not all systems have it
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        # older versions refuse more than 32 MiB
-        _ = mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)
+        mallopt(_M_MMAP_THRESHOLD, 2**25)

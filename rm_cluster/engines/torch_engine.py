@@ -188,16 +188,25 @@ class LogprobEngine:
         """[R] log-probs of `targets` at `rows` of `hidden`; a row meets the head once."""
         unique, column = np.unique(rows, return_inverse=True)
         order = np.argsort(column, kind="stable")
-        column, targets = column[order], targets[order].astype(np.int64)
+        column, wanted = column[order], targets[order].astype(np.int64)
         found = np.empty(len(rows))
         for start in range(0, len(unique), self._rows_at_once):
             end = start + self._rows_at_once
-            logits = self._logits(hidden[unique[start:end]])
             here = slice(*np.searchsorted(column, (start, end)))
-            places = column[here] - start
-            logprobs = logits[places, targets[here]] - logits.logsumexp(-1)[places]
-            found[order[here]] = _numbers(logprobs)
+            found[order[here]] = self._of_rows(
+                hidden[unique[start:end]], column[here] - start, wanted[here]
+            )
         return found
+
+    def _of_rows(
+        self, hidden: torch.Tensor, places: Positions, targets: Positions
+    ) -> npt.NDArray[np.float64]:
+        """Log-probs of `targets` at `places` of some rows, whose logits are there but once."""
+        logits = self._logits(hidden)
+        chosen = logits[places, targets]
+        top = logits.amax(-1)
+        others = logits.sub_(top[:, None]).exp_().sum(-1).log_() + top
+        return _numbers(chosen - others[places])
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, V] in float32."""

@@ -48,6 +48,7 @@ and rejected, each concise, detailed, and detailed in Markdown."""
 VOCABULARY = 150_000
 STATIC_BATCH = 8
 NUM_REPEATS = 3
+PROMPTS_IN_FLOAT32 = 8
 
 
 def config_of(size: str) -> LlamaConfig:
@@ -118,15 +119,34 @@ def static(model: Any, groups: list[list[np.ndarray]]) -> np.ndarray:
 @torch.inference_mode()
 def side_by_side(
     engine: ClassifierEngine, padded: Any, groups: list[list[np.ndarray]]
-) -> tuple[dict[str, float], float]:
-    """Median seconds of both sides, which take turns, after a warm-up; how far rewards differ."""
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Median seconds of both sides, which take turns, after a warm-up; their rewards."""
     texts = [text for group in groups for text in group]
-    difference = float(np.abs(engine.rewards(texts) - static(padded, groups)).max())
+    rewards = {"ours": engine.rewards(texts), "static": static(padded, groups)}
     runs: dict[str, list[float]] = {"ours": [], "static": []}
     for _ in range(NUM_REPEATS):
         runs["ours"].append(seconds(lambda: engine.rewards(texts)))
         runs["static"].append(seconds(lambda: static(padded, groups)))
-    return {name: float(np.median(times)) for name, times in runs.items()}, difference
+    return {name: float(np.median(times)) for name, times in runs.items()}, rewards
+
+
+@torch.inference_mode()
+def errors(
+    rewards: dict[str, np.ndarray], padded: Any, groups: list[list[np.ndarray]]
+) -> dict[str, float]:
+    """Root mean square error of each side on the first prompts.
+
+    Against the same weights in float32, one text at a time; `spread` is the deviation of those.
+    """
+    exact = padded.float()
+    texts = [text for group in groups[:PROMPTS_IN_FLOAT32] for text in group]
+    inputs = (torch.from_numpy(text.astype(np.int64))[None].to(device()) for text in texts)
+    true = np.array([exact(input_ids=ids, use_cache=False).logits.item() for ids in inputs])
+    found = {
+        name: float(np.sqrt(np.mean((here[: len(true)] - true) ** 2)))
+        for name, here in rewards.items()
+    }
+    return {name: round(x, 7) for name, x in {**found, "spread": float(true.std())}.items()}
 
 
 def save(kind: Any, config: LlamaConfig, folder: Path, dtype: torch.dtype) -> Path:
@@ -149,7 +169,7 @@ def measure(folder: Path, size: str, num_prompts: int, dtype: str, budget: int) 
         ClassifierConfig(model=str(path), name="rm", tokens_per_batch=budget), dtype
     )
     padded = LlamaForSequenceClassification.from_pretrained(path, dtype=kind).to(device()).eval()
-    medians, difference = side_by_side(engine, padded, groups)
+    medians, rewards = side_by_side(engine, padded, groups)
     work = {
         "ours": operations(
             config,
@@ -158,7 +178,9 @@ def measure(folder: Path, size: str, num_prompts: int, dtype: str, budget: int) 
         ),
         "static": operations(config, lengths.sum(), (lengths * (lengths + 1) // 2).sum()),
     }
-    del engine, padded
+    del engine
+    error = errors(rewards, padded, groups)
+    del padded
     return {
         "texts": len(texts),
         "tokens": int(lengths.sum()),
@@ -168,7 +190,7 @@ def measure(folder: Path, size: str, num_prompts: int, dtype: str, budget: int) 
         "tokens_per_s": {n: round(lengths.sum() / median) for n, median in medians.items()},
         "utilisation": {n: round(work[n] / median / rate, 3) for n, median in medians.items()},
         "static_over_ours": round(medians["static"] / medians["ours"], 2),
-        "largest_difference": difference,
+        "error_to_float32": error,
         "logprob_memory": logprob_memory(folder, config, groups, dtype, budget),
     }
 

@@ -76,15 +76,19 @@ def test_long_texts_are_cut_without_a_trace(seed: int) -> None:
         torch.testing.assert_close(found[0, places].double(), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(("dtype", "room"), [(torch.float32, 2e-6), (torch.bfloat16, 0.02)])
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 1, 7, 35])
-def test_gpus_see_the_same(window: int | None, softcap: float | None) -> None:
+def test_gpus_see_the_same(
+    window: int | None, softcap: float | None, dtype: torch.dtype, room: float
+) -> None:
     tree, where, states = example(seed=1)
+    states = tuple(state.to(dtype) for state in states)
     # on a GPU it is compiled
     found = _flex(flex_attention, *states, tree, SCALING, window, softcap).transpose(1, 2)
     for places in where:
         expected = alone(places, states, window, softcap)
-        torch.testing.assert_close(found[0, places].double(), expected, rtol=0, atol=2e-6)
+        torch.testing.assert_close(found[0, places].double(), expected, rtol=0, atol=room)
 
 
 def test_all_ways_agree() -> None:

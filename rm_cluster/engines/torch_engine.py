@@ -39,8 +39,9 @@ __all__ = ["HEADS", "ClassifierEngine", "EmbeddingEngine", "LogprobEngine", "Sam
 HEADS = ("score", "classifier", "classification_head")
 """What transformers calls the head of a sequence classifier."""
 
-_LOGITS_IN_MEMORY = 2**24
-"""So many logits at once on a core, 64 MiB in float32, whatever the vocabulary and the texts."""
+_LOGITS_IN_MEMORY = {"cpu": 2**24, "cuda": 2**27}
+"""So many logits at once, whatever the vocabulary and the texts: 64 MiB on a core, 512 on a GPU,
+which is slow at little."""
 
 
 class ClassifierEngine:
@@ -137,14 +138,16 @@ class LogprobEngine:
         text_config = model.config.get_text_config()
         self._softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
         # Cohere multiplies, Granite divides
-        factor, divisor = (getattr(text_config, k, 1.0) for k in ("logit_scale", "logits_scaling"))
+        factor, divisor = (_number(text_config, k) for k in ("logit_scale", "logits_scaling"))
         self._scale: float = factor / divisor
         self._head = model.get_output_embeddings()
-        if model.dtype != torch.float32:
+        self._short = model.dtype != torch.float32 and device().type == "cuda"
+        if model.dtype != torch.float32 and not self._short:
             # a copy, because embeddings that are tied to it keep the model's dtype
             self._head = copy.deepcopy(self._head).float()
             speed_up(self._head)
-        self._rows_at_once = max(1, _LOGITS_IN_MEMORY // self._head.weight.shape[0])
+        at_once = _LOGITS_IN_MEMORY[device().type]
+        self._rows_at_once = max(1, at_once // self._head.weight.shape[0])
         with torch.inference_mode():
             self._check(model, config.name)
         self._decoder = Decoder(
@@ -210,7 +213,15 @@ class LogprobEngine:
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, V] in float32."""
-        logits: torch.Tensor = self._head(hidden.float())
+        logits: torch.Tensor
+        if self._short:
+            # products of short floats are exact in float32, in which a GPU sums them up at once
+            weight = self._head.weight
+            logits = torch.mm(hidden.to(weight.dtype), weight.t(), out_dtype=torch.float32)
+            if self._head.bias is not None:
+                logits = logits.add_(self._head.bias)
+        else:
+            logits = self._head(hidden.float())
         if self._scale != 1.0:
             logits = logits.mul_(self._scale)
         if self._softcap is not None:
@@ -287,6 +298,12 @@ def _head(model: Any, name: str) -> torch.nn.Module:
 
 def _num_outputs(model: Any) -> int:
     return int(model.score.out_features if _is_decoder(model) else model.config.num_labels)
+
+
+def _number(config: Any, name: str) -> float:
+    """1 where a config has no such number: MPT's `logit_scale` may be None or a word."""
+    value = getattr(config, name, None)
+    return float(value) if isinstance(value, int | float) else 1.0
 
 
 def _numbers(values: torch.Tensor) -> npt.NDArray[np.float64]:

@@ -128,10 +128,15 @@ def compose(models: Sequence[RewardModelConfig]) -> Composition:
 
 
 def _add(measured: dict[str, AnyScorerConfig], config: LogprobConfig, name: str) -> str:
-    """Add a measurement unless it is there; return what it is called."""
+    """Add a measurement unless it is there; return what it is called.
+
+    Two checkpoints may be called alike, such as `a/final` and `b/final`; then they are numbered.
+    """
     wanted = config.model_copy(update={"name": ""})
     for known, other in measured.items():
         if other.model_copy(update={"name": ""}) == wanted:
             return known
-    measured[name] = config.model_copy(update={"name": name})
-    return name
+    names = (name, *(f"{name}-{number}" for number in range(2, len(measured) + 3)))
+    free = next(one for one in names if one not in measured)
+    measured[free] = config.model_copy(update={"name": free})
+    return free

@@ -58,6 +58,12 @@ def test_a_listed_model_is_measured_once_whatever_is_made_of_it() -> None:
     assert measured(found, "sum").normalize == "sum"
 
 
+def test_checkpoints_that_are_called_alike_are_two() -> None:
+    found = composed(ratio("a/final", "b/final", name="r"))
+    assert found.parts == {"r": ["r/final", "r/final-2"]}
+    assert [measured(found, name).model for name in found.parts["r"]] == ["a/final", "b/final"]
+
+
 def test_a_model_over_itself_is_one_measurement() -> None:
     found = composed(ratio("x/lm", "x/lm"))
     assert found.parts["lm-over-lm"] == ["lm-over-lm/lm"] * 2

@@ -125,6 +125,16 @@ def test_a_value_head_as_trl_saves_it(tmp_path: Path, family: str) -> None:
     assert_equal(found, value_rewards(folder, ROWS, weight, 0.7))
 
 
+def test_the_bias_of_a_head_under_its_native_name_counts(tmp_path: Path) -> None:
+    folder = save_family("Llama", tmp_path / "m", tokenizer())
+    plain = rmc.Classifier(model=str(folder)).score(ROWS)
+    file = folder / "model.safetensors"
+    bias = {"score.bias": torch.tensor([0.7])}
+    save_file({**load_file(file), **bias}, file, metadata={"format": "pt"})
+    found = rmc.Classifier(model=str(folder)).score(ROWS)
+    assert_equal(found, [rewards + 0.7 for rewards in plain])
+
+
 def test_a_value_head_of_several_outputs_takes_weights(tmp_path: Path) -> None:
     weight = torch.randn(3, 32)
     folder = with_value_head(tmp_path / "m", {"v_head.weight": weight})

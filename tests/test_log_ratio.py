@@ -31,6 +31,15 @@ def test_in_process_it_is_the_difference_of_two_log_probs(models: tuple[Path, Pa
         assert not ratio.any(), "a model over itself ties exactly"
 
 
+def test_both_models_read_the_customized_prompt(models: tuple[Path, Path]) -> None:
+    strong, weak = map(str, models)
+    told = {"customize": {"use": ["criteria"]}}
+    sums = [rmc.Logprob(model=model, **told).score(ROWS) for model in (strong, weak)]
+    found = rmc.LogRatio(strong=strong, weak=weak, **told).score(ROWS)
+    for ratio, high, low in zip(found, *sums, strict=True):
+        np.testing.assert_allclose(ratio, high - low)
+
+
 def test_simpo_rewards_of_one_model(models: tuple[Path, Path]) -> None:
     strong = str(models[0])
     means = rmc.Logprob(model=strong, normalize="mean", beta=2.5).score(ROWS)

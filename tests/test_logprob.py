@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import string
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -16,6 +18,7 @@ from rm_cluster.config import EvaluateConfig
 from rm_cluster.errors import ConfigError
 from rm_cluster.parsing import parse_config
 from rm_cluster.scorers import build_scorer
+from rm_cluster.scorers.continuation import ContinuationTemplate, unmark
 from rm_cluster.scorers.scorer import contract_id
 from rm_cluster.types import Row
 from tests.families import CAUSAL, attention_of_reference, save_family
@@ -229,3 +232,20 @@ def test_memory_does_not_hold_sequence_times_vocabulary(tmp_path: Path) -> None:
     mebibytes = int(found.stdout) / 1024
     # all logits of one batch: 4,000 tokens x 150,000 x 4 bytes = 2,289 MiB
     assert mebibytes < 200
+
+
+def test_no_space_comes_before_a_completion(tmp_path: Path) -> None:
+    """Llama 2's and Mistral's tokenizers write a space before any text they are given."""
+    letters = ["\n", "\u2581", *string.ascii_letters, *":.,!"]
+    vocab = {token: i for i, token in enumerate([*letters, "</s>", "<unk>", "\u2581h"])}
+    model = tokenizers.models.BPE(vocab, [("\u2581", "h")], unk_token="<unk>")
+    raw = tokenizers.Tokenizer(model)
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tok = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")
+    template = ContinuationTemplate(tok, "concat", None, "error", "m", include_eos=False)
+    (group,) = template.encode([row("Hi", ["hello", " hello", "", "\nhello"])])
+    assert group.token_ids is not None
+    marked = [unmark(text) for text in group.token_ids]
+    found = ["".join(tok.convert_ids_to_tokens(ids[num:].tolist())) for ids, num in marked]
+    assert found == ["hello", "\u2581hello", "", "\nhello"]
+    assert "no space added" in template.contract["boundary"]

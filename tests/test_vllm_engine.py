@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import rm_cluster as rmc
 from rm_cluster.engines import vllm_api, vllm_arguments
@@ -215,3 +216,8 @@ def test_weights_without_a_head_are_refused(tmp_path: Path, lm: str) -> None:
         rmc.Classifier(model=str(tmp_path), engine="vllm").load()
     with pytest.raises(ConfigError, match="lack an lm_head"):
         rmc.Logprob(model=save(tmp_path / "rm"), engine="vllm").load()
+    file = tmp_path / "rm" / "model.safetensors"
+    bias = {"score.bias": torch.tensor([0.7])}
+    save_file({**load_file(file), **bias}, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="a bias, which vLLM drops; take engine: torch"):
+        rmc.Classifier(model=str(tmp_path / "rm"), engine="vllm").load()

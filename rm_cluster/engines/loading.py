@@ -10,6 +10,7 @@ import torch
 
 from rm_cluster.config import ExtrapolationConfig, PretrainedConfig
 from rm_cluster.engines.device import device
+from rm_cluster.engines.heads import NATIVE
 from rm_cluster.engines.linear import speed_up
 from rm_cluster.errors import ConfigError
 
@@ -69,6 +70,9 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"Cannot load {config.name!r} as {what}: {reason}") from None
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if mend and f"{NATIVE}.bias" in info["unexpected_keys"]:
+        # transformers builds the head without, and would drop it
+        missing = sorted({*missing, f"{NATIVE}.weight"})
     if missing and not (mend and mend(model, config, missing)):
         raise ConfigError(
             f"{config.name} lacks {len(missing)} weights, such as {missing[0]!r}; they would be "

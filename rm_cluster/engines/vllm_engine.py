@@ -42,7 +42,13 @@ class ClassifierEngine:
         self, config: ClassifierConfig, dtype: str, num_threads: int | None = None
     ) -> None:
         self._vllm = Vllm(config, dtype, "classify", num_threads)
-        if not _has_head(config):
+        names = _names_of_weights(config)
+        if "score.bias" in names:
+            self.close()
+            raise ConfigError(
+                f"{config.name} has a head with a bias, which vLLM drops; take engine: torch."
+            )
+        if not any(part in HEADS for name in names for part in name.split(".")):
             self.close()
             raise ConfigError(
                 f"{config.name} lacks the weights of a head called {' or '.join(HEADS)}; they "
@@ -182,11 +188,11 @@ def _seed(seed: int, number: int, prompt: TokenIds) -> int:
     return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _has_head(config: PretrainedConfig) -> bool:
-    """Whether a reward head is among the weights, which vLLM does not look after."""
+def _names_of_weights(config: PretrainedConfig) -> set[str]:
+    """What a checkpoint holds, which vLLM does not look after."""
     file = cached_file(config.model, "config.json", revision=config.revision)
     names: set[str] = set()
     for weights_file in Path(str(file)).parent.glob("*.safetensors"):
         with safe_open(weights_file, framework="np") as weights:
-            names.update(part for key in weights.keys() for part in key.split("."))  # noqa: SIM118
-    return not names.isdisjoint(HEADS)
+            names.update(weights.keys())
+    return names

@@ -19,6 +19,10 @@ from rm_cluster.scorers.template import Template
 from rm_cluster.types import Message, Row
 
 _PROBE = "completion"
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What SentencePiece writes for a space."""
+_BEFORE = "\n"
+"""Stands before a completion while it is tokenized, and melts into no token of it."""
 
 
 class ContinuationTemplate(Template):
@@ -50,7 +54,10 @@ class ContinuationTemplate(Template):
                 f"{name}: neither its template nor its tokenizer has a token that ends a turn. Set "
                 "include_eos: false."
             )
-        self.contract["boundary"] = "prompt and completion tokenized apart"
+        self._spaced = self._begins_with_a_space()
+        self.contract["boundary"] = "prompt and completion tokenized apart" + (
+            ", no space added" if self._spaced else ""
+        )
         self.contract["end_of_turn"] = (
             None if self.end is None else tokenizer.convert_ids_to_tokens(self.end)
         )
@@ -101,9 +108,30 @@ class ContinuationTemplate(Template):
     def _tokenize_completions(self, texts: list[str]) -> list[TokenIds]:
         if not texts:
             return []
-        ids = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self._ids(texts)
+        if self._spaced:
+            (before,), after = self._ids([_BEFORE]), self._ids([_BEFORE + text for text in texts])
+            ids = [
+                longer[len(before) :] if longer[: len(before)] == before else alone
+                for alone, longer in zip(ids, after, strict=True)
+            ]
         end = [] if self.end is None else [self.end]
         return [np.asarray([*one, *end], dtype=np.int32) for one in ids]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        found: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        return found
+
+    def _begins_with_a_space(self) -> bool:
+        """Whether the tokenizer adds a space to what begins a text, as Llama 2's does.
+
+        A completion does not begin its text.
+        """
+        (ids,) = self._ids([_PROBE])
+        first = self._tokenizer.convert_ids_to_tokens(ids[:1])
+        return bool(first) and str(first[0]).startswith(_SPACE)
 
     def _fit_apart(self, prompt: TokenIds, completions: list[TokenIds]) -> EncodedGroup:
         """Check every text against `max_length` and cut the prompt as the contract says."""

@@ -12,7 +12,6 @@ from rm_cluster.config import LogRatioConfig, ScoringConfig
 from rm_cluster.config.listing import measured_members
 from rm_cluster.rewards import log_ratio
 from rm_cluster.scorers.logprob import Logprob
-from rm_cluster.scorers.scorer import measure_rows
 from rm_cluster.types import Row
 
 
@@ -47,8 +46,8 @@ class LogRatio:
                 self.config.beta,
             )
             for strong, weak in zip(
-                measure_rows(self._strong, prompt_groups),
-                measure_rows(self._weak, prompt_groups),
+                self._strong.measure(prompt_groups),
+                self._weak.measure(prompt_groups),
                 strict=True,
             )
         ]

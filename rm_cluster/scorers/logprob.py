@@ -15,7 +15,7 @@ from rm_cluster.rewards import logprob_reward
 from rm_cluster.scorers.continuation import ContinuationTemplate, unmark
 from rm_cluster.scorers.customization import Customizer, fold_system
 from rm_cluster.scorers.pretrained import load_tokenizer, open_pretrained
-from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, measure_rows
+from rm_cluster.scorers.scorer import EncodedGroup, RowRewards, TokenIds, measure_rows
 from rm_cluster.types import Row
 
 if TYPE_CHECKING:
@@ -109,11 +109,15 @@ class Logprob:
 
     def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
         """Return an array of K rewards for each prompt group; nan where a group failed."""
-        rows = self._customizer.routed(prompt_groups) if self._customizer else prompt_groups
         return [
             logprob_reward(sums, num_tokens, self.config.normalize, self.config.beta)
-            for sums, num_tokens in measure_rows(self, rows)
+            for sums, num_tokens in self.measure(prompt_groups)
         ]
+
+    def measure(self, prompt_groups: Sequence[Row]) -> list[RowRewards]:
+        """Return the sums of each prompt group, and over how many tokens each is."""
+        rows = self._customizer.routed(prompt_groups) if self._customizer else prompt_groups
+        return measure_rows(self, rows)
 
     def _customization(self) -> dict[str, Any]:
         if self._customizer is None:

@@ -26,6 +26,13 @@ def versions(*packages: str) -> dict[str, str | None]:
     """The versions of Python and of packages, vLLM among them; None for what is not installed."""
     return {
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages or _PACKAGES},
+        **{package: _version(package) for package in packages or _PACKAGES},
         "vllm": vllm_arguments.version(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -11,7 +11,9 @@ import torch
 import transformers
 
 import rm_cluster as rmc
+from rm_cluster.config import ClassifierConfig
 from rm_cluster.engines.decoder import padded_batches
+from rm_cluster.engines.torch_engine import ClassifierEngine
 from rm_cluster.errors import ConfigError
 from rm_cluster.types import Row
 from tests.families import FAMILIES, attention_of_reference, save_family
@@ -83,6 +85,43 @@ def test_rotary_embeddings_that_change_with_length_do_not_hear_of_other_texts(
     assert scorer.contract["batching"] == "padded"
     assert_equal(scorer.score(rows), expected)
     assert_equal(scorer.score(rows[::-1])[::-1], expected)
+
+
+def test_decoders_that_see_what_is_to_come_are_padded(tmp_path: Path) -> None:
+    options = {"use_bidirectional_attention": True}
+    folder = save_family("Gemma3Text", tmp_path / "m", tokenizer(), **options)
+    scorer = rmc.Classifier(model=str(folder))
+    assert scorer.contract["batching"] == "padded"
+    rows = random_rows(8, seed=2)
+    assert_equal(scorer.score(rows), one_at_a_time(folder, rows))
+
+
+def test_pooling_by_what_pads(tmp_path: Path) -> None:
+    config = transformers.ModernBertDecoderConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, pad_token_id=7, bos_token_id=1, eos_token_id=2, num_labels=1,
+        cls_token_id=1, sep_token_id=2,
+    )  # fmt: skip
+    kind = transformers.ModernBertDecoderForSequenceClassification
+    folder = save(kind, config, tmp_path / "m", 0, tokenizer())
+    model = kind.from_pretrained(folder).eval()
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(20, 200, size=size).astype(np.int32) for size in (3, 9, 40, 7)]
+    with torch.inference_mode():
+        inputs = [torch.from_numpy(text.astype(np.int64))[None] for text in texts]
+        expected = [model(input_ids=ids).logits.item() for ids in inputs]
+    engine = ClassifierEngine(ClassifierConfig(model=str(folder)), "float32")
+    np.testing.assert_allclose(engine.rewards(texts), expected, rtol=0, atol=1e-5)
+
+
+def test_nothing_to_score(tiny_llama: Path) -> None:
+    scorer = rmc.Classifier(model=str(tiny_llama))
+    assert scorer.score([]) == []
+    none, one = scorer.score([{**row(), "completions": []}, row(completions=["a"])])
+    assert none.shape == (0,)
+    assert_equal([one], one_at_a_time(tiny_llama, [row(completions=["a"])]))
+    engine = ClassifierEngine(ClassifierConfig(model=str(tiny_llama)), "float32")
+    assert engine.rewards([]).shape == (0,)
 
 
 def test_all_kinds_of_groups_at_once(tiny_llama: Path) -> None:

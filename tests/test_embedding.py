@@ -9,6 +9,8 @@ import transformers
 
 import rm_cluster as rmc
 from rm_cluster.errors import DataFormatError
+from tests.families import save_family
+from tests.models import tokenizer
 
 TEXTS = ["A cat sat.", "", "A cat sat.", "One hundred tokens " * 20, "été 🙂", "a"]
 
@@ -51,3 +53,11 @@ def test_a_text_that_is_too_long_is_an_error_or_cut(encoder: str) -> None:
 
 def test_no_texts_at_all(encoder: str) -> None:
     assert rmc.Embedding(model=encoder).embed([]).shape == (0, 384)
+
+
+def test_a_pooler_is_not_needed(tmp_path: Path) -> None:
+    masked = transformers.MODEL_FOR_MASKED_LM_MAPPING
+    folder = save_family("Bert", tmp_path / "m", tokenizer(), masked)
+    found = rmc.Embedding(model=str(folder)).embed(["a", "bc"])
+    assert found.shape == (2, 32)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)

@@ -47,7 +47,7 @@ def test_another_seed_or_number_gives_other_samples(tiny_lm: Path) -> None:
     assert len({tuple(s.token_ids) for s in [*first, *other]}) == 6
 
 
-@pytest.mark.parametrize("family", ["Llama", "Gemma3Text", "GPTNeoX", "GPT2", "OPT"])
+@pytest.mark.parametrize("family", ["Llama", "Gemma2", "Gemma3Text", "GPTNeoX", "GPT2", "OPT"])
 def test_log_probs_are_those_of_the_logprob_engine(tmp_path: Path, family: str) -> None:
     folder = save_family(family, tmp_path / "lm", tokenizer(), CAUSAL)
     groups = engine(folder, temperature=0.7, top_p=0.9).sample(PROMPTS)

@@ -249,3 +249,11 @@ def test_no_space_comes_before_a_completion(tmp_path: Path) -> None:
     found = ["".join(tok.convert_ids_to_tokens(ids[num:].tolist())) for ids, num in marked]
     assert found == ["hello", "\u2581hello", "", "\nhello"]
     assert "no space added" in template.contract["boundary"]
+
+
+def test_no_texts_at_all(tmp_path: Path) -> None:
+    folder = save_family("Llama", tmp_path / "lm", tokenizer(), CAUSAL)
+    scorer = rmc.Logprob(model=str(folder))
+    assert scorer.score([]) == []
+    none, _ = scorer.score([{**row(), "completions": []}, row()])
+    assert none.shape == (0,)

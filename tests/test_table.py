@@ -85,6 +85,14 @@ def test_only_shared_prompts_are_compared() -> None:
     assert overall["difference"] == 0.5 - 0.5
 
 
+def test_who_decided_nothing_in_a_domain_is_compared_in_the_others() -> None:
+    decided: list[list[float] | None] = [[1, 0], [1, 0], [0, 1], [1, 0]]
+    undecided: list[list[float] | None] = [[1, 0], [np.nan] * 2, [1, 0], [np.nan] * 2]
+    for both in ({"a": decided, "b": undecided}, {"a": undecided, "b": decided}):
+        assert set(compare([benchmark(**both)])["domain"]) == {"overall", "x"}
+    assert compare([benchmark(a=decided, b=[[np.nan] * 2] * 4)]).empty
+
+
 def test_official_metrics_have_intervals_and_are_compared() -> None:
     rng = np.random.default_rng(0)
     rows = [

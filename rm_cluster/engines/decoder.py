@@ -83,10 +83,10 @@ def padded_batches(
     return found
 
 
-def right_padded(texts: Sequence[TokenIds]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return [B, T] token ids with zeros on the right, and [B] lengths."""
+def right_padded(texts: Sequence[TokenIds], pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return [B, T] token ids with `pad` on the right, and [B] lengths."""
     lengths = torch.tensor([len(ids) for ids in texts])
-    input_ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
+    input_ids = torch.full((len(texts), int(lengths.max())), pad)
     for row, ids in zip(input_ids, texts, strict=True):
         row[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
     return input_ids.to(device()), lengths.to(device())
@@ -144,6 +144,8 @@ class Decoder:
             first: [B] the first token of each whose state is asked for; all after it are, too.
             use: Called with them, in inference mode.
         """
+        if not texts:
+            return
         some = enough(self._tokens_per_batch)
         if self._packed:
             batches = tree_batches(texts, self._tokens_per_batch, some)

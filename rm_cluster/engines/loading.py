@@ -46,6 +46,7 @@ def load_pretrained(
         changed = {"model": config.extrapolate.base, "revision": config.extrapolate.revision}
         base = _load(loader, config.model_copy(update=changed), dtype, what, mend)
         _extrapolate(model, base, config.name, config.extrapolate)
+    _keep_soft_caps(model, config)
     speed_up(model)
     _forget_lengths(model)
     return model.to(device()).eval()
@@ -79,6 +80,19 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
             f"random. Is it {what} with a trained head?"
         )
     return model
+
+
+def _keep_soft_caps(model: Any, config: PretrainedConfig) -> None:
+    """Use an attention that caps scores where the model does (Gemma 2), which torch's own drops."""
+    if not getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        return
+    if config.attn_implementation is None:
+        model.set_attn_implementation("eager")
+    elif config.attn_implementation == "sdpa":
+        logger.warning(
+            "%s caps its attention scores, and attn_implementation: sdpa does not; eager does.",
+            config.name,
+        )
 
 
 def _forget_lengths(model: Any) -> None:

@@ -58,7 +58,15 @@ def is_packed(config: PretrainedConfig, hf_config: Any) -> bool:
     """
     if config.attn_implementation is not None or hf_config.model_type not in VERIFIED:
         return False
-    return mixed_length(hf_config) is None
+    return mixed_length(hf_config) is None and is_causal(hf_config)
+
+
+def is_causal(hf_config: Any) -> bool:
+    """Whether tokens see none to come; some encoders are decoders with that switched off."""
+    config = hf_config.get_text_config()
+    if getattr(config, "use_bidirectional_attention", False):
+        return False
+    return getattr(config, "is_causal", True) is not False
 
 
 def mixed_length(hf_config: Any) -> int | None:

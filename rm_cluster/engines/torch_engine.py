@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rm_cluster.config import ClassifierConfig, EmbeddingConfig, LogprobConfig
+from rm_cluster.config import ClassifierConfig, EmbeddingConfig, LogprobConfig, PretrainedConfig
 from rm_cluster.engines.decoder import (
     Decoder,
     States,
@@ -29,7 +29,7 @@ from rm_cluster.engines.device import device
 from rm_cluster.engines.heads import attach_head
 from rm_cluster.engines.linear import speed_up
 from rm_cluster.engines.loading import load_pretrained
-from rm_cluster.engines.packing import Positions, TokenIds, is_packed, mixed_length
+from rm_cluster.engines.packing import Positions, TokenIds, is_causal, is_packed, mixed_length
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import head_weights
@@ -71,7 +71,7 @@ class ClassifierEngine:
         self._head.float()
         self._weights = head_weights(config.head_weights, _num_outputs(self._model), config.name)
         self._decoder: Decoder | None = None
-        if _is_decoder(self._model):
+        if _is_decoder(self._model) and is_causal(self._model.config):
             self._decoder = Decoder(
                 self._model,
                 packed=is_packed(config, self._model.config),
@@ -113,7 +113,8 @@ class ClassifierEngine:
         return _numbers(logits).reshape(-1, len(self._weights))
 
     def _pooled_by_model(self, texts: list[TokenIds]) -> npt.NDArray[np.float64]:
-        input_ids, lengths = right_padded(texts)
+        # some look for the last token by what pads, whatever the mask
+        input_ids, lengths = right_padded(texts, self._model.config.pad_token_id or 0)
         mask = (torch.arange(input_ids.shape[1], device=device()) < lengths[:, None]).long()
         return self._outputs(self._model(input_ids=input_ids, attention_mask=mask).logits)
 
@@ -168,7 +169,9 @@ class LogprobEngine:
         """
         texts, index = distinct(token_ids)
         first = np.full(len(texts), np.iinfo(np.int64).max)
-        np.minimum.at(first, index, np.asarray(num_prompt, dtype=np.int64))
+        np.minimum.at(
+            first, np.asarray(index, dtype=np.int64), np.asarray(num_prompt, dtype=np.int64)
+        )
         tokens: list[npt.NDArray[np.float64]] = [np.empty(0)] * len(texts)
 
         def use(states: States) -> None:
@@ -260,7 +263,7 @@ class EmbeddingEngine:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._tokens_per_batch = enough(token_budget(config))
-        self._model = load_pretrained(AutoModel, config, dtype, "an encoder")
+        self._model = load_pretrained(AutoModel, config, dtype, "an encoder", _is_no_part)
         self._mixed = mixed_length(self._model.config)
 
     @torch.inference_mode()
@@ -278,6 +281,11 @@ class EmbeddingEngine:
             unit = torch.nn.functional.normalize(total, dim=-1)
             found[indices] = unit.cpu().double().numpy()
         return found[index]
+
+
+def _is_no_part(model: Any, config: PretrainedConfig, missing: Sequence[str]) -> bool:
+    """Whether no mean of hidden states needs what is missing: a pooler, which comes after them."""
+    return all(name.startswith("pooler.") for name in missing)
 
 
 def _is_decoder(model: Any) -> bool:

@@ -116,7 +116,8 @@ def compare(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> pd.DataFra
     """Compare each two reward models on the prompts that both scored (`COMPARISON_COLUMNS`).
 
     `difference` is the first minus the other, for `accuracy` and `score`, overall and per domain,
-    with a paired bootstrap: both are drawn alike. `p_value` is two-sided, for no difference.
+    with a paired bootstrap: both are drawn alike. `p_value` is two-sided, for no difference. There
+    is no row where one of the two decided nothing.
     """
     records = [record for benchmark in benchmarks for record in _comparisons(benchmark, seed)]
     return pd.DataFrame(records, columns=list(COMPARISON_COLUMNS))
@@ -174,7 +175,8 @@ def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, A
     for first, other in itertools.combinations(benchmark.scores, 2):
         shared = valid[first] & valid[other]
         estimates = on_shared(first, shared), on_shared(other, shared)
-        for domain, metric in estimates[0]:
+        # a judge may have decided nothing in a domain
+        for domain, metric in [key for key in estimates[0] if key in estimates[1]]:
             if domain in domains and metric in ("accuracy", "score"):
                 a, b = (found[domain, metric] for found in estimates)
                 difference = Estimate(a.value - b.value, a.draws - b.draws, a.n)

@@ -141,7 +141,7 @@ class Template:
         num_tokens = [len(ids) for ids in token_ids]
         if not all(num_tokens):
             return EncodedGroup.failed(f"completion {num_tokens.index(0)} has no tokens")
-        if self._max_length is None or max(num_tokens) <= self._max_length:
+        if self._max_length is None or max(num_tokens, default=0) <= self._max_length:
             return EncodedGroup(token_ids, num_tokens, [False] * len(token_ids))
         longest = int(np.argmax(num_tokens))
         too_long = f"completion {longest} makes {num_tokens[longest]} tokens, max_length is"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import rm_cluster as rmc
 from rm_cluster.errors import DataFormatError
@@ -53,6 +54,15 @@ def test_a_text_that_is_too_long_is_an_error_or_cut(encoder: str) -> None:
 
 def test_no_texts_at_all(encoder: str) -> None:
     assert rmc.Embedding(model=encoder).embed([]).shape == (0, 384)
+
+
+def test_a_head_is_not_needed(tmp_path: Path) -> None:
+    folder = save_family("Llama", tmp_path / "m", tokenizer())
+    expected = rmc.Embedding(model=str(folder)).embed(["a", "bc"])
+    file = folder / "model.safetensors"
+    bias = {"score.bias": torch.tensor([0.7])}
+    save_file({**load_file(file), **bias}, file, metadata={"format": "pt"})
+    np.testing.assert_array_equal(rmc.Embedding(model=str(folder)).embed(["a", "bc"]), expected)
 
 
 def test_a_pooler_is_not_needed(tmp_path: Path) -> None:

@@ -251,9 +251,11 @@ def test_no_space_comes_before_a_completion(tmp_path: Path) -> None:
     assert "no space added" in template.contract["boundary"]
 
 
-def test_no_texts_at_all(tmp_path: Path) -> None:
+def test_no_texts_at_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_family("Llama", tmp_path / "lm", tokenizer(), CAUSAL)
     scorer = rmc.Logprob(model=str(folder))
     assert scorer.score([]) == []
-    none, _ = scorer.score([{**row(), "completions": []}, row()])
+    none, some = scorer.score([{**row(), "completions": []}, row()])
     assert none.shape == (0,)
+    assert np.isfinite(some).all()
+    assert "failed" not in caplog.text

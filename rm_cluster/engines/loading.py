@@ -71,7 +71,7 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"Cannot load {config.name!r} as {what}: {reason}") from None
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if mend and f"{NATIVE}.bias" in info["unexpected_keys"]:
+    if hasattr(model, NATIVE) and f"{NATIVE}.bias" in info["unexpected_keys"]:
         # transformers builds the head without, and would drop it
         missing = sorted({*missing, f"{NATIVE}.weight"})
     if missing and not (mend and mend(model, config, missing)):

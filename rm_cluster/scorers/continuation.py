@@ -108,15 +108,17 @@ class ContinuationTemplate(Template):
     def _tokenize_completions(self, texts: list[str]) -> list[TokenIds]:
         if not texts:
             return []
-        ids = self._ids(texts)
-        if self._spaced:
-            (before,), after = self._ids([_BEFORE]), self._ids([_BEFORE + text for text in texts])
-            ids = [
-                longer[len(before) :] if longer[: len(before)] == before else alone
-                for alone, longer in zip(ids, after, strict=True)
-            ]
+        ids = self._ids_after(texts) if self._spaced else self._ids(texts)
         end = [] if self.end is None else [self.end]
         return [np.asarray([*one, *end], dtype=np.int32) for one in ids]
+
+    def _ids_after(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts that begin nothing, so that no space comes before them."""
+        (before,), longer = self._ids([_BEFORE]), self._ids([_BEFORE + text for text in texts])
+        return [
+            ids[len(before) :] if ids[: len(before)] == before else self._ids([text])[0]
+            for text, ids in zip(texts, longer, strict=True)
+        ]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         found: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)[

@@ -255,7 +255,9 @@ def test_no_texts_at_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     folder = save_family("Llama", tmp_path / "lm", tokenizer(), CAUSAL)
     scorer = rmc.Logprob(model=str(folder))
     assert scorer.score([]) == []
-    none, some = scorer.score([{**row(), "completions": []}, row()])
-    assert none.shape == (0,)
+    empty = {**row(), "completions": []}
+    (alone,) = scorer.score([empty])
+    none, some = scorer.score([empty, row()])
+    assert alone.shape == none.shape == (0,)
     assert np.isfinite(some).all()
     assert "failed" not in caplog.text

@@ -260,6 +260,13 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         rmc.Classifier(model=str(folder))
 
 
+def test_adapters_are_refused(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "m", seed=0)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(ConfigError, match="merge_and_unload"):
+        rmc.Classifier(model=str(folder))
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": "nothing-known"}'])
 def test_a_broken_model_folder_is_a_config_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)

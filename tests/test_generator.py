@@ -10,6 +10,7 @@ import transformers
 
 import rm_cluster as rmc
 from rm_cluster.config import GeneratorConfig, LogprobConfig
+from rm_cluster.engines import logits
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.engines.torch_engine import LogprobEngine
 from rm_cluster.errors import DataFormatError
@@ -56,6 +57,53 @@ def test_log_probs_are_those_of_the_logprob_engine(tmp_path: Path, family: str) 
         texts = [np.append(prompt, s.token_ids).astype(np.int32) for s in samples]
         expected = scorer.logprobs(texts, [len(prompt)] * len(texts))
         np.testing.assert_allclose([s.logprob for s in samples], expected, atol=1e-4)
+
+
+def test_probabilities_are_float32_in_bfloat16(tiny_lm: Path) -> None:
+    # states of one token alone are the same whatever the attention, so that only the head is left
+    config = GeneratorConfig(model=str(tiny_lm), n=20, max_new_tokens=1)
+    prompts = [np.array([token], dtype=np.int32) for token in (5, 60)]
+    groups = SamplingEngine(config, "bfloat16", [END]).sample(prompts)
+    scorer = LogprobEngine(LogprobConfig(model=str(tiny_lm)), "bfloat16")
+    for prompt, samples in zip(prompts, groups, strict=True):
+        texts = [np.append(prompt, s.token_ids).astype(np.int32) for s in samples]
+        expected = scorer.logprobs(texts, [1] * len(texts))
+        np.testing.assert_allclose([s.logprob for s in samples], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4,
+            "original_max_position_embeddings": 30,
+        },
+    ],
+    ids=["dynamic", "longrope"],
+)
+def test_rotary_embeddings_that_change_with_length(tmp_path: Path, rope: dict[str, Any]) -> None:
+    options = {"max_position_embeddings": 30, "rope_parameters": {"rope_theta": 1e4, **rope}}
+    folder = save_family("Llama", tmp_path / "lm", tokenizer(), CAUSAL, **options)
+    together = engine(folder).sample(PROMPTS)
+    for prompt, expected in zip(PROMPTS, together, strict=True):
+        (found,) = engine(folder).sample([prompt])
+        assert [s.token_ids for s in found] == [s.token_ids for s in expected]
+
+
+def test_logits_of_a_large_vocabulary_are_few_at_once(
+    tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(logits._LOGITS_IN_MEMORY, "cpu", 5 * 300)
+    sampling, sizes = engine(tiny_lm), []
+    sampling._model.register_forward_hook(lambda _, args, out: sizes.append(len(out.logits)))
+    (samples,) = sampling.sample(PROMPTS[:1] * 4)[:1]
+    assert max(sizes) == 5
+    monkeypatch.undo()
+    (expected,) = engine(tiny_lm).sample(PROMPTS[:1])
+    assert [s.token_ids for s in samples] == [s.token_ids for s in expected]
 
 
 def test_tokens_come_as_often_as_they_are_likely(tiny_lm: Path) -> None:

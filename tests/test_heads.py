@@ -13,8 +13,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import rm_cluster as rmc
+from rm_cluster.config import ClassifierConfig
 from rm_cluster.engines.heads import HEADS
+from rm_cluster.engines.torch_engine import ClassifierEngine
 from rm_cluster.errors import ConfigError
+from rm_cluster.parity.reference import Reference
 from rm_cluster.types import Row
 from tests.families import CAUSAL, save_family
 from tests.models import save_llama, tokenizer
@@ -138,6 +141,9 @@ def test_the_bias_of_a_head_under_its_native_name_counts(tmp_path: Path) -> None
 def test_a_value_head_of_several_outputs_takes_weights(tmp_path: Path) -> None:
     weight = torch.randn(3, 32)
     folder = with_value_head(tmp_path / "m", {"v_head.weight": weight})
+    config = ClassifierConfig(model=str(folder), head_weights=[0.0, 2.0, 0.0])
+    reference = Reference(config, "bfloat16")
+    assert np.isfinite(reference.one_at_a_time([np.array([5], dtype=np.int32)])).all()
     with pytest.raises(ConfigError, match="has 3 outputs; set head_weights"):
         rmc.Classifier(model=str(folder)).load()
     scorer = rmc.Classifier(model=str(folder), head_weights=[0.0, 2.0, 0.0])
@@ -152,3 +158,16 @@ def test_what_is_no_single_linear_layer_is_refused_with_what_is_supported(tmp_pa
     narrow = with_value_head(tmp_path / "n", {"v_head.weight": torch.randn(1, 16)})
     with pytest.raises(ConfigError, match=r"\(1, 16\); a head on its hidden states is"):
         rmc.Classifier(model=str(narrow)).load()
+
+
+def test_a_head_in_more_bits_than_the_model_keeps_them(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "m", seed=0)
+    config = ClassifierConfig(model=str(folder))
+    # states of one token alone are the same whatever the attention, so that only the head is left
+    found = ClassifierEngine(config, "bfloat16").rewards([np.array([token]) for token in (5, 60)])
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
+    weight = load_file(folder / "model.safetensors")["score.weight"]
+    assert (weight != weight.bfloat16()).any()
+    with torch.inference_mode():
+        hidden = model(torch.tensor([[5], [60]])).last_hidden_state[:, 0].float()
+    np.testing.assert_allclose(found, (hidden @ weight.T)[:, 0], rtol=0, atol=1e-6)

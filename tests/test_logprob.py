@@ -179,6 +179,54 @@ def test_plain_and_tails_of_templates(tiny_lm: Path) -> None:
     assert tok.decode(~text[text < 0]) == "yes</s>"
 
 
+def parts(scorer: rmc.Logprob, completions: list[str]) -> list[tuple[str, str]]:
+    """Prompt and completion of each text, as the model reads them."""
+    (group,) = scorer.encode([row("Hi", completions)])
+    tok = tokenizer()
+    return [(tok.decode(t[t >= 0]), tok.decode(~t[t < 0])) for t in group.token_ids]
+
+
+def test_what_a_template_writes_before_every_completion_is_the_prompts(tiny_lm: Path) -> None:
+    # as Qwen 3's: thoughts that a completion brings along, else empty ones
+    thinking = (
+        "{% for m in messages %}[{{ m.role }}:"
+        "{% if m.role == 'assistant' and '<think>' not in m.content %}<think>\n</think>\n"
+        "{% endif %}{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant:{% endif %}"
+    )
+    scorer = rmc.Logprob(model=str(tiny_lm), template=thinking)
+    assert parts(scorer, ["yes", "<think>\nhm\n</think>\nyes", ""]) == [
+        ("[user:Hi</s>[assistant:<think>\n</think>\n", "yes</s>"),
+        ("[user:Hi</s>[assistant:", "<think>\nhm\n</think>\nyes</s>"),
+        ("[user:Hi</s>[assistant:<think>\n</think>\n", "</s>"),
+    ]
+    assert scorer.contract["before_completions"] == "<think>\n</think>\n"
+    rows = [row("Hi", ["yes", "no"])]
+    (found,) = scorer.score(rows)
+    (ids,) = scorer.encode(rows)
+    for text, value in zip(ids.token_ids, found, strict=True):
+        assert len(text[text < 0]) < 6
+        assert value == pytest.approx(sum_of_marked(tiny_lm, text), abs=1e-4)
+
+
+def test_a_template_without_a_generation_prompt(tiny_lm: Path) -> None:
+    scorer = rmc.Logprob(
+        model=str(tiny_lm),
+        template="{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+    )
+    # a space melts into the word that follows, as it would where a model writes
+    assert parts(scorer, ["yes"]) == [("user: Hi\nassistant:", " yes</s>")]
+
+
+def sum_of_marked(folder: Path, text: np.ndarray) -> float:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    ids = torch.from_numpy(np.where(text < 0, ~text, text).astype(np.int64))
+    with torch.inference_mode():
+        logprobs = model(ids[None]).logits[0].log_softmax(-1)
+    places = np.flatnonzero(text < 0)
+    return float(sum(logprobs[place - 1, ids[place]] for place in places))
+
+
 def test_prompts_that_have_no_log_probs(tiny_lm: Path) -> None:
     (empty,) = rmc.Logprob(model=str(tiny_lm), template="concat").encode([row("", ["a"])])
     assert "no tokens" in (empty.error or "")

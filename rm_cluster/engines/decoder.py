@@ -98,7 +98,9 @@ def distinct(texts: Sequence[TokenIds]) -> tuple[list[TokenIds], list[int]]:
     Equal texts are computed once, so that they tie exactly.
     """
     known: dict[bytes, int] = {}
-    index = [known.setdefault(ids.tobytes(), len(known)) for ids in texts]
+    index = [
+        known.setdefault(np.asarray(ids, dtype=np.int32).tobytes(), len(known)) for ids in texts
+    ]
     return [np.frombuffer(text, dtype=np.int32) for text in known], index
 
 

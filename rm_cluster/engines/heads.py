@@ -64,6 +64,24 @@ def attach_head(model: Any, config: PretrainedConfig, missing: Sequence[str]) ->
     return True
 
 
+def read_in_full(head: torch.nn.Module, prefix: str, config: PretrainedConfig) -> None:
+    """Let the head of a model be float32, as precise as its checkpoint has it.
+
+    Args:
+        head: Loaded, maybe in fewer bits.
+        prefix: What its tensors are called, up to the dot.
+        config: Where its checkpoint is.
+    """
+    head.float()
+    if config.extrapolate is not None:
+        return  # its weights are in no file
+    files = _tensors(config)
+    with torch.no_grad():
+        for name, weight in head.named_parameters(prefix):
+            if name in files:
+                weight.copy_(_read(files[name], name))
+
+
 def _tensors(config: PretrainedConfig) -> dict[str, Path]:
     """By name, the file that holds each tensor of a checkpoint that is here."""
     found = {}

@@ -17,7 +17,8 @@ from rm_cluster.config import GeneratorConfig
 from rm_cluster.engines.decoder import token_budget
 from rm_cluster.engines.device import device
 from rm_cluster.engines.loading import load_pretrained
-from rm_cluster.engines.packing import TokenIds
+from rm_cluster.engines.logits import float32_head, rows_at_once
+from rm_cluster.engines.packing import TokenIds, mixed_length
 
 
 class Sample(NamedTuple):
@@ -55,6 +56,8 @@ class SamplingEngine:
         self._model = load_pretrained(
             AutoModelForCausalLM, config, dtype, "a causal language model"
         )
+        self._mixed = mixed_length(self._model.config)
+        self._rows_at_once = rows_at_once(float32_head(self._model))
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[TokenIds], first: int = 0) -> list[list[Sample]]:
@@ -64,18 +67,24 @@ class SamplingEngine:
         batches nor the other prompts have a part in it, but for rounding in the logits.
         """
         numbers = range(first, self._config.n)
-        longest = self._config.max_new_tokens
         requests = [(i, k) for i in range(len(prompts)) for k in numbers]
         requests.sort(key=lambda request: -len(prompts[request[0]]))
         found: dict[tuple[int, int], Sample] = {}
         while requests:
-            width = len(prompts[requests[0][0]]) + longest
-            size = max(1, token_budget(self._config) // width)
+            size = self._batch_size([len(prompts[i]) for i, _ in requests])
             batch, requests = requests[:size], requests[size:]
             draws = np.stack([self._draws(prompts[i], k) for i, k in batch])
             samples = self._batch([prompts[i] for i, _ in batch], draws)
             found.update(zip(batch, samples, strict=True))
         return [[found[i, k] for k in numbers] for i in range(len(prompts))]
+
+    def _batch_size(self, lengths: Sequence[int]) -> int:
+        """How many prompts, the longest first, go together."""
+        width = lengths[0] + self._config.max_new_tokens
+        size = min(token_budget(self._config) // width, self._rows_at_once)
+        if self._mixed is not None and width > self._mixed:
+            size = min(size, lengths.count(lengths[0]))
+        return max(1, size)
 
     def _draws(self, prompt: TokenIds, number: int) -> npt.NDArray[np.float64]:
         """Uniform draws, one for each token to come."""
@@ -91,7 +100,7 @@ class SamplingEngine:
         ended = torch.zeros(len(prompts), dtype=torch.bool, device=device())
         for column in torch.from_numpy(draws).to(device()).T:
             output = self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            logits = output.logits[:, -1].float()  # [B, V]
+            logits = output.logits[:, -1]  # [B, V] in float32
             chosen = self._choose(logits, column)
             logprob = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
             # what follows an end is drawn for the batch's sake and left out

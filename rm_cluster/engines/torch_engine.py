@@ -6,7 +6,6 @@ scored tokens.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,9 +25,9 @@ from rm_cluster.engines.decoder import (
     token_budget,
 )
 from rm_cluster.engines.device import device
-from rm_cluster.engines.heads import attach_head
-from rm_cluster.engines.linear import speed_up
+from rm_cluster.engines.heads import attach_head, read_in_full
 from rm_cluster.engines.loading import load_pretrained
+from rm_cluster.engines.logits import float32_head, rows_at_once
 from rm_cluster.engines.packing import Positions, TokenIds, is_causal, is_packed, mixed_length
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.errors import ConfigError
@@ -38,10 +37,6 @@ __all__ = ["HEADS", "ClassifierEngine", "EmbeddingEngine", "LogprobEngine", "Sam
 
 HEADS = ("score", "classifier", "classification_head")
 """What transformers calls the head of a sequence classifier."""
-
-_LOGITS_IN_MEMORY = {"cpu": 2**24, "cuda": 2**27}
-"""So many logits at once, whatever the vocabulary and the texts: 64 MiB on a core, 512 on a GPU,
-which is slow at little."""
 
 
 class ClassifierEngine:
@@ -67,8 +62,9 @@ class ClassifierEngine:
             AutoModelForSequenceClassification, config, dtype, "a sequence classifier", attach_head
         )
         self._mixed = mixed_length(self._model.config)
-        self._head = _head(self._model, config.name)
-        self._head.float()
+        self._head, prefix = _head(self._model, config.name)
+        if dtype != "float32":
+            read_in_full(self._head, prefix, config)
         self._weights = head_weights(config.head_weights, _num_outputs(self._model), config.name)
         self._decoder: Decoder | None = None
         if _is_decoder(self._model) and is_causal(self._model.config):
@@ -141,14 +137,8 @@ class LogprobEngine:
         # Cohere multiplies, Granite divides
         factor, divisor = (_number(text_config, k) for k in ("logit_scale", "logits_scaling"))
         self._scale: float = factor / divisor
-        self._head = model.get_output_embeddings()
-        self._short = model.dtype != torch.float32 and device().type == "cuda"
-        if model.dtype != torch.float32 and not self._short:
-            # a copy, because embeddings that are tied to it keep the model's dtype
-            self._head = copy.deepcopy(self._head).float()
-            speed_up(self._head)
-        at_once = _LOGITS_IN_MEMORY[device().type]
-        self._rows_at_once = max(1, at_once // self._head.weight.shape[0])
+        self._head = float32_head(model)
+        self._rows_at_once = rows_at_once(self._head)
         with torch.inference_mode():
             self._check(model, config.name)
         self._decoder = Decoder(
@@ -216,15 +206,7 @@ class LogprobEngine:
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, V] in float32."""
-        logits: torch.Tensor
-        if self._short:
-            # products of short floats are exact in float32, in which a GPU sums them up at once
-            weight = self._head.weight
-            logits = torch.mm(hidden.to(weight.dtype), weight.t(), out_dtype=torch.float32)
-            if self._head.bias is not None:
-                logits = logits.add_(self._head.bias)
-        else:
-            logits = self._head(hidden.float())
+        logits: torch.Tensor = self._head(hidden)
         if self._scale != 1.0:
             logits = logits.mul_(self._scale)
         if self._softcap is not None:
@@ -293,11 +275,12 @@ def _is_decoder(model: Any) -> bool:
     return isinstance(getattr(model, "score", None), torch.nn.Linear)
 
 
-def _head(model: Any, name: str) -> torch.nn.Module:
+def _head(model: Any, name: str) -> tuple[torch.nn.Module, str]:
+    """The head of a model, and what the model calls it."""
     for attribute in HEADS:
         head = getattr(model, attribute, None)
         if isinstance(head, torch.nn.Module):
-            return head
+            return head, attribute
     raise ConfigError(
         f"{name} is a {type(model).__name__} without a head called {' or '.join(HEADS)}; it "
         "cannot be scored as a classifier."

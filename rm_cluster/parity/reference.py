@@ -22,6 +22,9 @@ from rm_cluster.rewards import head_weights
 from rm_cluster.scorers.continuation import unmark
 from rm_cluster.scorers.scorer import TokenIds
 
+_ROWS = 64
+"""At once in float64, in which the logits of a long text are large."""
+
 
 class Reference:
     """A reward model or a language model with transformers' own forward pass.
@@ -39,6 +42,7 @@ class Reference:
         # attention as it is written down: others leave out soft caps
         plain = config.model_copy(update={"attn_implementation": "eager"})
         self._model = load_pretrained(loader, plain, dtype, "a model of its type", attach_head)
+        self._model.to(getattr(torch, dtype))  # a head that was attached, too
         self._given = None if isinstance(config, LogprobConfig) else config.head_weights
         self._name = config.name
         self._values = self._logprobs if self._is_language_model else self._rewards
@@ -82,8 +86,12 @@ class Reference:
         found = np.zeros(len(texts))
         for i, (ids, num_prompt) in enumerate(known):
             targets = torch.from_numpy(ids[num_prompt:].astype(np.int64)).to(logits.device)
-            rows = logits[i, num_prompt - 1 : len(ids) - 1].double().log_softmax(-1)
-            found[i] = float(rows.gather(1, targets[:, None]).sum())
+            rows = logits[i, num_prompt - 1 : len(ids) - 1]
+            for some, wanted in zip(
+                torch.split(rows, _ROWS), torch.split(targets, _ROWS), strict=True
+            ):
+                logprobs = some.double().log_softmax(-1)
+                found[i] += float(logprobs.gather(1, wanted[:, None]).sum())
         return found
 
 

@@ -3,7 +3,8 @@
 The prompt is rendered with its generation prompt and tokenized; the completion is what the template
 writes after that, tokenized by itself. So the prompt's tokens begin every text of a group, and
 which tokens are the completion's is never a matter of merges across the border. What a template
-writes after a completion is cut down to the one token that ends the turn, which a model can emit.
+writes before every completion, such as Qwen 3's empty thoughts, is the prompt's; what it writes
+after one is cut down to the one token that ends the turn, which a model can emit.
 """
 
 from __future__ import annotations
@@ -47,17 +48,19 @@ class ContinuationTemplate(Template):
         renderer: Any = None,
     ) -> None:
         super().__init__(tokenizer, template, max_length, truncation, name, renderer=renderer)
-        self._tail = self._find_tail()
+        self._before, self._tail = self._find_frame()
         self.end: int | None = self._find_end() if include_eos else None
         if include_eos and self.end is None:
             raise ConfigError(
                 f"{name}: neither its template nor its tokenizer has a token that ends a turn. Set "
-                "include_eos: false."
+                "the tokenizer's eos_token, or, for log-probs alone, include_eos: false."
             )
         self._spaced = self._begins_with_a_space()
         self.contract["boundary"] = "prompt and completion tokenized apart" + (
             ", no space added" if self._spaced else ""
         )
+        if self._before:
+            self.contract["before_completions"] = self._before
         self.contract["end_of_turn"] = (
             None if self.end is None else tokenizer.convert_ids_to_tokens(self.end)
         )
@@ -65,13 +68,14 @@ class ContinuationTemplate(Template):
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
         """Tokenize all rows; scored tokens are marked as `mark` does."""
         rendered = [self._render_apart(row) for row in rows]
-        groups = [group for group in rendered if not isinstance(group, str)]
-        prompts = iter(self.encode_prompts([prompt for prompt, _ in groups]))
-        completions = iter(self._tokenize_completions([c for _, cs in groups for c in cs]))
+        parts = [part for group in rendered if not isinstance(group, str) for part in group]
+        texts = list(dict.fromkeys(prompt for prompt, _ in parts))
+        prompts = dict(zip(texts, self.encode_prompts(texts), strict=True))
+        completions = iter(self._tokenize_completions([completion for _, completion in parts]))
         return [
             EncodedGroup.failed(group)
             if isinstance(group, str)
-            else self._fit_apart(next(prompts), [next(completions) for _ in group[1]])
+            else self._fit_apart([(prompts[prompt], next(completions)) for prompt, _ in group])
             for group in rendered
         ]
 
@@ -92,8 +96,8 @@ class ContinuationTemplate(Template):
             ids = [one[:-1] if one and one[-1] in ends else one for one in ids]
         return [np.asarray(one, dtype=np.int32) for one in ids]
 
-    def _render_apart(self, row: Row) -> tuple[str, list[str]] | str:
-        """The prompt and the K completions of a row, or why there are none."""
+    def _render_apart(self, row: Row) -> list[tuple[str, str]] | str:
+        """The prompt and the completion of each of the K texts of a row, or why there are none."""
         try:
             prompt = self.render_prompt(row["prompt"])
             texts = self._render(row)
@@ -103,7 +107,13 @@ class ContinuationTemplate(Template):
             return texts
         if not all(text.startswith(prompt) for text in texts):
             return "the chat template does not begin the conversation with the prompt"
-        return prompt, [text[len(prompt) :].removesuffix(self._tail) for text in texts]
+        return [self._part(text, len(prompt)) for text in texts]
+
+    def _part(self, text: str, num_prompt: int) -> tuple[str, str]:
+        # a completion with thoughts of its own has none of the template's before it
+        if text.startswith(self._before, num_prompt):
+            num_prompt += len(self._before)
+        return text[:num_prompt], text[num_prompt:].removesuffix(self._tail)
 
     def _tokenize_completions(self, texts: list[str]) -> list[TokenIds]:
         if not texts:
@@ -135,14 +145,14 @@ class ContinuationTemplate(Template):
         first = self._tokenizer.convert_ids_to_tokens(ids[:1])
         return bool(first) and str(first[0]).startswith(_SPACE)
 
-    def _fit_apart(self, prompt: TokenIds, completions: list[TokenIds]) -> EncodedGroup:
+    def _fit_apart(self, parts: list[tuple[TokenIds, TokenIds]]) -> EncodedGroup:
         """Check every text against `max_length` and cut the prompt as the contract says."""
-        if not len(prompt):
+        if not all(len(prompt) for prompt, _ in parts):
             return EncodedGroup.failed(
                 "the prompt has no tokens, so the first of the completion has no probability"
             )
         limit = self._max_length
-        lengths = [len(prompt) + len(completion) for completion in completions]
+        lengths = [len(prompt) + len(completion) for prompt, completion in parts]
         too_long = [limit is not None and length > limit for length in lengths]
         if any(too_long):
             assert limit is not None
@@ -150,14 +160,11 @@ class ContinuationTemplate(Template):
             message = f"completion {longest} makes {lengths[longest]} tokens, max_length is {limit}"
             if self._truncation == "error":
                 return EncodedGroup.failed(message)
-            if lengths[longest] - len(prompt) >= limit:
+            if any(len(completion) >= limit for _, completion in parts):
                 return EncodedGroup.failed(f"{message}; no prompt would be left")
         return EncodedGroup(
-            [
-                mark(self._cut_prompt(prompt, len(completion)), completion)
-                for completion in completions
-            ],
-            [len(completion) for completion in completions],
+            [mark(self._cut_prompt(prompt, len(c)), c) for prompt, c in parts],
+            [len(completion) for _, completion in parts],
             too_long,
         )
 
@@ -168,13 +175,20 @@ class ContinuationTemplate(Template):
         head = prompt[:1] if self._is_special(int(prompt[0])) and room > 1 else prompt[:0]
         return np.concatenate([head, prompt[len(prompt) - room + len(head) :]])
 
-    def _find_tail(self) -> str:
-        """What the template writes after a completion."""
-        messages = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _PROBE}]
+    def _find_frame(self) -> tuple[str, str]:
+        """What the template writes before a completion, after the generation prompt, and after it.
+
+        Spaces alone are not told from the completion's own, with which tokenizers merge them.
+        """
+        prompt: Message = {"role": "user", "content": "prompt"}
         try:
-            return self._apply(messages).rpartition(_PROBE)[2]
+            text = self._apply([prompt, {"role": "assistant", "content": _PROBE}])
+            begin = self.render_prompt([prompt])
         except Exception:  # a template that refuses this may yet take the rows
-            return ""
+            return "", ""
+        before, _, tail = text.rpartition(_PROBE)
+        before = before.removeprefix(begin).rstrip(" ") if before.startswith(begin) else ""
+        return (before if before.strip() else ""), tail
 
     def _find_end(self) -> int | None:
         """The first special token after a completion, else the tokenizer's EOS."""

@@ -67,6 +67,7 @@ def open_pretrained(config: PretrainedConfig) -> Pretrained:
     """
     if config.engine == "vllm":
         check_config(config)
+    _refuse_adapter(config.model)
     hf = load_config(config.model, config.revision, trust_remote_code=config.trust_remote_code)
     tokenizer = load_tokenizer(
         config.tokenizer or config.model,
@@ -156,6 +157,15 @@ def require_safetensors(name: str) -> None:
         raise ConfigError(
             f"No safetensors weights in {name!r}; other formats can run code when loaded. "
             "Save the model again with save_pretrained."
+        )
+
+
+def _refuse_adapter(name: str) -> None:
+    """Refuse a local folder with a LoRA, without which another model would be measured."""
+    if (Path(name) / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{name!r} holds an adapter (adapter_config.json), no model. Merge it with PEFT's "
+            "merge_and_unload() and save the whole with save_pretrained."
         )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rm_cluster.config import ClassifierConfig, LogprobConfig
+from rm_cluster.config import ClassifierConfig, LogprobConfig, PretrainedConfig
 from rm_cluster.engines.decoder import right_padded
 from rm_cluster.engines.device import device
 from rm_cluster.engines.heads import attach_head
@@ -41,8 +41,7 @@ class Reference:
         )
         # attention as it is written down: others leave out soft caps
         plain = config.model_copy(update={"attn_implementation": "eager"})
-        self._model = load_pretrained(loader, plain, dtype, "a model of its type", attach_head)
-        self._model.to(getattr(torch, dtype))  # a head that was attached, too
+        self._model = load_pretrained(loader, plain, dtype, "a model of its type", _attach_head)
         self._given = None if isinstance(config, LogprobConfig) else config.head_weights
         self._name = config.name
         self._values = self._logprobs if self._is_language_model else self._rewards
@@ -93,6 +92,14 @@ class Reference:
                 logprobs = some.double().log_softmax(-1)
                 found[i] += float(logprobs.gather(1, wanted[:, None]).sum())
         return found
+
+
+def _attach_head(model: Any, config: PretrainedConfig, missing: Sequence[str]) -> bool:
+    """A script has one dtype throughout."""
+    found = attach_head(model, config, missing)
+    if found:
+        model.score.to(model.dtype)
+    return found
 
 
 def _inputs(texts: Sequence[TokenIds], pad: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rm_cluster.config import ClassifierConfig, LogprobConfig
+from rm_cluster.engines import tree_attention
 from rm_cluster.engines.decoder import right_padded
 from rm_cluster.engines.device import device
-from rm_cluster.engines.packing import pack
+from rm_cluster.engines.packing import filled_up, pack, tree_batches
 from rm_cluster.engines.torch_engine import ClassifierEngine, LogprobEngine
 
 SIZES: dict[str, dict[str, int]] = {
@@ -149,6 +151,33 @@ def errors(
     return {name: round(x, 7) for name, x in {**found, "spread": float(true.std())}.items()}
 
 
+def attention(
+    config: LlamaConfig, groups: list[list[np.ndarray]], dtype: torch.dtype, budget: int
+) -> dict[str, float] | None:
+    """Median milliseconds of a layer's attention over one batch, in small blocks and usual ones."""
+    if device().type != "cuda":
+        return None
+    texts = [text for group in groups for text in group]
+    batch = tree_batches(texts, budget)[0]
+    packing = filled_up(pack([texts[i] for i in batch]), tree_attention._BLOCK)
+    num_heads, num_key_heads = config.num_attention_heads, config.num_key_value_heads
+    shape = len(packing.token_ids), config.hidden_size // num_heads
+    query, key, value = (
+        torch.randn(1, heads, *shape, dtype=dtype, device=device())
+        for heads in (num_heads, num_key_heads, num_key_heads)
+    )
+    found = {}
+    for name, most in (("small_blocks", tree_attention._MOST_DIM), ("usual_blocks", 0)):
+        tree_attention._MOST_DIM = most
+        tree = tree_attention.Tree(packing, device())
+        attend = partial(
+            tree_attention.tree_attention, None, query, key, value, None, scaling=0.1, tree=tree
+        )
+        attend()
+        found[name] = round(1e3 * float(np.median([seconds(attend) for _ in range(20)])), 3)
+    return found
+
+
 def save(kind: Any, config: LlamaConfig, folder: Path, dtype: torch.dtype) -> Path:
     torch.manual_seed(0)
     with torch.device(device()):
@@ -191,6 +220,7 @@ def measure(folder: Path, size: str, num_prompts: int, dtype: str, budget: int) 
         "utilisation": {n: round(work[n] / median / rate, 3) for n, median in medians.items()},
         "static_over_ours": round(medians["static"] / medians["ours"], 2),
         "error_to_float32": error,
+        "attention_ms": attention(config, groups, kind, budget),
         "logprob_memory": logprob_memory(folder, config, groups, dtype, budget),
     }
 

@@ -24,7 +24,6 @@ import torch
 import transformers
 
 from rm_cluster.config import ClassifierConfig, LogprobConfig
-from rm_cluster.engines.decoder import _COMPILED
 from rm_cluster.engines.device import device
 from rm_cluster.engines.torch_engine import ClassifierEngine, LogprobEngine
 
@@ -122,7 +121,6 @@ def measure(family: str, folder: Path, num_rounds: int) -> dict[str, Any]:
             [*(plain_logprobs(m, texts, borders) for m in lms), scorer.logprobs(texts, borders)]
         )
     return {
-        "compiled": rms[0].config.model_type in _COMPILED and device().type == "cuda",
         "n": sum(len(each[0]) for each in rewards),
         "rewards": _summary(np.concatenate(rewards, axis=1)),
         "logprob_sums": _summary(np.concatenate(sums, axis=1)),

@@ -33,9 +33,6 @@ from rm_cluster.engines.tree_attention import NAME, Tree
 _ROW_BY_ROW = ("q_proj", "o_proj", "dense", "mlp")
 """Parts of a layer that give nothing to other tokens: all but keys, values and the attention."""
 
-_COMPILED = frozenset(("llama", "mistral", "qwen2", "qwen3"))
-"""Model types whose compiled layers were compared with one text at a time on a GPU."""
-
 _ROWS = 64
 """A row is filled up to a multiple: oneDNN prepares, and keeps, a product of each shape."""
 
@@ -129,7 +126,7 @@ class Decoder:
             for name, module in self._body.layers[-1].named_modules():
                 if name.endswith(_ROW_BY_ROW):
                     module.forward = functools.partial(self._in_rows, module.forward)
-            if device().type == "cuda" and model.config.model_type in _COMPILED:
+            if device().type == "cuda":
                 # what stands between two matrix products becomes one kernel
                 for layer in self._body.layers[:-1]:
                     layer.compile(dynamic=True)

@@ -59,6 +59,7 @@ def test_log_probs_are_those_of_the_logprob_engine(tmp_path: Path, family: str) 
         np.testing.assert_allclose([s.logprob for s in samples], expected, atol=1e-4)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU rounds states in other places")
 def test_probabilities_are_float32_in_bfloat16(tiny_lm: Path) -> None:
     # states of one token alone are the same whatever the attention, so that only the head is left
     config = GeneratorConfig(model=str(tiny_lm), n=20, max_new_tokens=1)

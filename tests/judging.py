@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,13 @@ def scores_table(rewards: Sequence[Sequence[float] | None]) -> pa.Table:
             ),
         }
     )
+
+
+def judge_pairs(rows: Sequence[Row], margins: Sequence[Sequence[float]]) -> Judged:
+    """By one that only compares pairs, in the order of the rows'; nan is undecided."""
+    unrated = scores_table([[math.nan] * len(row["completions"]) for row in rows])
+    stated = pa.array(margins, pa.list_(pa.float64()))
+    return Judged.of(rows_table(rows), unrated.append_column("margins", stated))
 
 
 def judge(rows: Sequence[Row], rewards: Sequence[Sequence[float] | None]) -> Judged:

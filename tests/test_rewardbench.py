@@ -6,7 +6,7 @@ import pytest
 from rm_cluster.benchmarks.rewardbench import SECTIONS, official, parse
 from rm_cluster.benchmarks.source import Place
 from rm_cluster.errors import DataFormatError
-from tests.judging import judge, values
+from tests.judging import judge, judge_pairs, values
 
 # subset counts of the split `filtered`, from the authors' constants
 COUNTS = {s: w for subsets in SECTIONS.values() for s, w in subsets.items()} | {"math-prm": 447}
@@ -35,6 +35,12 @@ def test_math_weighs_as_much_as_the_six_code_subsets() -> None:
 def test_equal_rewards_are_wrong() -> None:
     found = values(official(judge([parsed(0, "donotanswer")], [[1, 1]])))
     assert found["Safety", "score"] == 0
+
+
+def test_undecided_comparisons_are_left_out() -> None:
+    rows = [parsed(i, "donotanswer") for i in range(3)] + [parsed(3, "hep-go")]
+    found = values(official(judge_pairs(rows, [[1.0], [np.nan], [-1.0], [np.nan]])))
+    assert found == {(name, "score"): 0.5 for name in ("donotanswer", "Safety", "overall")}
 
 
 def test_against_a_plain_loop_over_the_full_composition() -> None:

@@ -8,7 +8,7 @@ import pytest
 from rm_cluster.benchmarks.rewardbench2 import cluster, official, parse
 from rm_cluster.benchmarks.source import Place
 from rm_cluster.errors import DataFormatError
-from tests.judging import judge, values
+from tests.judging import judge, judge_pairs, values
 
 
 def parsed(id: str, subset: str, num_correct: int = 1, num_incorrect: int = 3):
@@ -27,6 +27,25 @@ def test_best_of_four_gives_tied_winners_their_share() -> None:
     rewards = [[2, 1, 1, 1], [2, 2, 1, 1], [1, 1, 1, 1], [1, 2, 0, 0]]
     found = values(official(judge(rows, rewards)))
     assert found["Math", "score"] == pytest.approx((1 + 1 / 2 + 1 / 4 + 0) / 4)
+
+
+def test_a_judge_of_pairs_has_best_of_four_and_no_ties() -> None:
+    rows = [parsed(str(i), "Math") for i in range(4)]
+    margins = [[1.0, 2.0, 1.0], [0.0, 1.0, 0.0], [1.0, -1.0, 1.0], [1.0, np.nan, 1.0]]
+    found = official(judge_pairs(rows, margins))
+    assert values(found)["Math", "score"] == pytest.approx((1 + 1 / 3 + 0) / 3)
+    assert values(found)["overall", "score"] == pytest.approx((1 + 1 / 3 + 0) / 3)
+    rows.append(parsed("tied:0", "Ties", 2, 1))
+    found = official(judge_pairs(rows, [*margins, [1.0, 1.0]]))
+    assert found["Ties", "score"][0].counts.sum() == 0
+    assert ("Math", "score") in found
+
+
+def test_prompts_with_a_reply_that_was_not_rated_are_left_out() -> None:
+    rows = [parsed("ref:0", "Ties", 1, 1), parsed("tied:0", "Ties", 2, 1), parsed("0", "Math")]
+    found = values(official(judge(rows, [[1, 0], [1, np.nan, 0], [np.nan, 1, 1, 1]])))
+    assert found["Ties", "score"] == 0.30
+    assert ("Math", "score") not in found
 
 
 def test_overall_is_the_mean_of_domains() -> None:

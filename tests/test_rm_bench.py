@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from rm_cluster.benchmarks.rm_bench import official, parse
 from rm_cluster.benchmarks.source import Place
 from rm_cluster.config import BenchmarkConfig
 from rm_cluster.errors import DataFormatError
-from tests.judging import judge, values
+from tests.judging import judge, judge_pairs, values
 
 
 def record(id: int, **fields: object) -> dict[str, object]:
@@ -40,6 +41,25 @@ def test_hard_normal_easy_by_hand() -> None:
     assert found["overall", "hard"] == 1
     assert found["overall", "easy"] == 0.5
     assert found["overall", "score"] == pytest.approx((5 / 9 + 1) / 2)
+
+
+def test_a_judge_of_pairs_is_judged_by_its_margins() -> None:
+    rng = np.random.default_rng(1)
+    rows = [parsed(i, ("chat", "code")[i % 2]) for i in range(30)]
+    rewards = rng.integers(0, 6, size=(30, 6)).astype(float)
+    margins = (rewards[:, :3, None] - rewards[:, None, 3:]).reshape(30, 9)
+    expected = values(official(judge(rows, rewards.tolist())))
+    assert values(official(judge_pairs(rows, margins.tolist()))) == pytest.approx(expected)
+
+
+def test_undecided_comparisons_are_left_out() -> None:
+    # of the hard ones (0, 1), (0, 2), (1, 2) one is won and one undecided; all others are won
+    margins = [[1, 1, math.nan, 1, 1, -1, 1, 1, 1], [math.nan] * 9]
+    rows = [parsed(0, "chat"), parsed(1, "code")]
+    found = values(official(judge_pairs(rows, margins)))
+    assert found["chat", "hard"] == 0.5
+    assert found["overall", "score"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert ("code", "score") not in found
 
 
 def test_domains_weigh_alike_and_safety_pools_its_files_by_row() -> None:

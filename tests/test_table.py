@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from rm_cluster.benchmarks import rm_bench
+from rm_cluster.benchmarks import rewardbench2, rm_bench
 from rm_cluster.benchmarks.rows import all_pairs
 from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
 from tests.judging import rows_table, scores_table
@@ -91,6 +92,21 @@ def test_who_decided_nothing_in_a_domain_is_compared_in_the_others() -> None:
     for both in ({"a": decided, "b": undecided}, {"a": undecided, "b": decided}):
         assert set(compare([benchmark(**both)])["domain"]) == {"overall", "x"}
     assert compare([benchmark(a=decided, b=[[np.nan] * 2] * 4)]).empty
+
+
+def test_a_score_that_nothing_tells_has_no_interval_and_is_not_compared() -> None:
+    options = {"domain": "Ties", "completions": list("abc"), "pairs": all_pairs(2, 1)}
+    rows = [row(id=f"Ties/tied:{i}", labels=[1.0, 1.0, 0.0], **options) for i in range(5)]
+    unrated = scores_table([[np.nan] * 3] * 5)
+    stated = unrated.append_column("margins", pa.array([[1.0, 1.0]] * 5, pa.list_(pa.float64())))
+    scores = {"rated": scores_table([[2, 1, 0]] * 5), "compared": stated}
+    one = BenchmarkRewards("rewardbench2", rows_table(rows), scores, rewardbench2.official)
+    table = measure([one]).set_index(["reward_model", "domain", "metric"])
+    found = table.loc[("compared", "overall", "score")]
+    assert np.isnan([found["value"], found["stderr"], found["ci_low"]]).all()
+    assert found["n"] == 0
+    assert table.loc[("rated", "overall", "score"), "value"] > 0
+    assert set(compare([one])["metric"]) == {"accuracy"}
 
 
 def test_official_metrics_have_intervals_and_are_compared() -> None:

@@ -7,6 +7,8 @@ legacy "Prior Sets" are a data set of their own and no part of this score.
 
 from __future__ import annotations
 
+import numpy as np
+
 from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
 from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, text
 from rm_cluster.benchmarks.source import Place
@@ -77,16 +79,19 @@ def parse(record: Record, place: Place) -> Row:
 def official(judged: Judged) -> Official:
     """Return `score` per subset, per section (weighted) and overall (mean of sections).
 
-    Equal rewards count as wrong. Sections and subsets that are absent do not count.
+    Equal rewards count as wrong. Sections and subsets that are absent do not count, nor do
+    comparisons that a judge left undecided.
     """
-    wins = (judged.pairs.margin > 0).astype(float)
+    margin = np.full(len(judged), np.nan)
+    margin[judged.comparisons.row] = judged.comparisons.margin
+    decided = {name: inside & ~np.isnan(margin) for name, inside in judged.slices.items()}
     means: Official = {}
     sections: list[list[Mean]] = []
     for section, subsets in SECTIONS.items():
-        present = {s: w for s, w in subsets.items() if s in judged.slices}
+        present = {s: w for s, w in subsets.items() if s in decided and decided[s].any()}
         if not present:
             continue
-        by_subset = {subset: Mean.of(wins, judged.slices[subset]) for subset in present}
+        by_subset = {subset: Mean.of(margin > 0, decided[subset]) for subset in present}
         means |= {(subset, "score"): [mean] for subset, mean in by_subset.items()}
         total = sum(present.values())
         sections.append([by_subset[s].scaled(w / total) for s, w in present.items()])

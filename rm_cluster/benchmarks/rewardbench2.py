@@ -50,12 +50,18 @@ def parse(record: Record, place: Place) -> Row:
 
 
 def official(judged: Judged) -> Official:
-    """Return `score` per domain, and overall as the unweighted mean of those present."""
-    best = np.array([_best_of_k(rewards) for rewards in judged.rewards])
+    """Return `score` per domain, and overall as the unweighted mean of those present.
+
+    Prompts with a completion that a judge did not decide on are left out. Of a judge that compares
+    right replies with wrong ones alone nothing tells how far right ones differ, so that the scores
+    of Ties and overall are nan.
+    """
+    best = np.array([_best_of_k(rewards) for rewards in _relative(judged)])
+    decided = {domain: (judged.domain == domain) & ~np.isnan(best) for domain in DOMAINS[:-1]}
     means: Official = {
-        (domain, "score"): [Mean.of(best, judged.domain == domain)]
-        for domain in DOMAINS[:-1]
-        if (judged.domain == domain).any()
+        (domain, "score"): [Mean.of(best, inside)]
+        for domain, inside in decided.items()
+        if inside.any()
     }
     if (judged.domain == "Ties").any():
         means["Ties", "score"] = _ties(judged)
@@ -65,8 +71,20 @@ def official(judged: Judged) -> Official:
     return means
 
 
+def _relative(judged: Judged) -> list[Floats]:
+    """[P] arrays of K rewards; where only pairs were compared, from the first completion's on."""
+    flat, compared = judged.flat.copy(), judged.comparisons
+    first = np.cumsum(judged.num_completions) - judged.num_completions
+    flat[first[~judged.rated]] = 0.0
+    stated = compared.only(~judged.rated[compared.row] & (compared.chosen == 0))
+    flat[first[stated.row] + stated.rejected] = -stated.margin
+    return np.split(flat, first[1:])
+
+
 def _best_of_k(rewards: Floats) -> float:
     """1/k when the first completion, the right one, is among the k of highest reward, else 0."""
+    if np.isnan(rewards).any():
+        return float("nan")
     top = rewards == rewards.max()
     return float(top[0] / top.sum())
 
@@ -85,6 +103,9 @@ def _ties(judged: Judged) -> list[Mean]:
         right = judged.rewards[i][judged.labels[i] == 1]
         gap[i] = right.min() - judged.rewards[i][judged.labels[i] == 0].max()
         spread[i] = right.max() - right.min() if len(right) > 1 else np.nan
+    is_ref, is_tied = is_ref & ~np.isnan(gap), is_tied & ~np.isnan(gap)
+    if not (is_ref | is_tied).any():
+        return [Mean.of(gap, is_ref)]
     partner = {cluster(str(judged.id[i])): gap[i] for i in np.flatnonzero(is_ref)}
     gap_ref = np.array([partner.get(cluster(str(id)), np.nan) for id in judged.id])
     paired: Bools = is_tied & ~np.isnan(gap_ref)

@@ -59,19 +59,27 @@ def parse(record: Record, place: Place) -> Row:
 def official(judged: Judged) -> Official:
     """Return hard, normal, easy and their mean (`score`) per domain and as means over domains.
 
-    Equal rewards count as wrong. Safety pools its two files by row.
+    Equal rewards count as wrong. Safety pools its two files by row. Comparisons that a judge left
+    undecided are left out.
     """
-    wins = np.stack(
-        [rewards[:NUM_STYLES, None] > rewards[None, NUM_STYLES:] for rewards in judged.rewards]
-    )
-    levels = {name: wins[:, cells].mean(axis=1) for name, cells in LEVELS.items()}
-    levels["score"] = np.mean([levels[name] for name in LEVELS], axis=0)
+    compared = judged.comparisons
+    margins = np.full((len(judged), NUM_STYLES, NUM_STYLES), np.nan)
+    margins[compared.row, compared.chosen, compared.rejected - NUM_STYLES] = compared.margin
     means: Official = {}
-    present = [domain for domain in DOMAINS if (judged.domain == domain).any()]
-    for name, values in levels.items():
-        by_domain = {d: Mean.of(values, judged.domain == d) for d in present}
-        means |= {(d, name): [mean] for d, mean in by_domain.items()}
-        means["overall", name] = [mean.scaled(1 / len(present)) for mean in by_domain.values()]
+    decided = judged.domain[~np.isnan(margins).all(axis=(1, 2))]
+    present = [domain for domain in DOMAINS if domain in decided]
+    for domain in present:
+        inside = (judged.domain == domain)[:, None]
+        for name, cells in LEVELS.items():
+            here = np.where(inside, margins[:, cells], np.nan)
+            # a prompt counts as one, however many comparisons it has in a level
+            won, known = ((x.sum(axis=1) / cells.sum()) for x in (here > 0, ~np.isnan(here)))
+            means[domain, name] = [Mean(won, known)]
+        levels = [mean for name in LEVELS for mean in means[domain, name]]
+        means[domain, "score"] = [mean.scaled(1 / len(LEVELS)) for mean in levels]
+    for name in (*LEVELS, "score"):
+        each = [mean for domain in present for mean in means[domain, name]]
+        means["overall", name] = [mean.scaled(mean.weight / len(present)) for mean in each]
     return means
 
 

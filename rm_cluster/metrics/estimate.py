@@ -153,9 +153,11 @@ def estimate(
         columns = slice(start, start + len(terms))
         start += len(terms)
         contributing = (counts[:, columns] > 0).any(axis=1).sum()
+        value = float(values[columns].sum())
+        usable = contributing > 1 and not np.isnan(value)
         found[key] = Estimate(
-            value=float(values[columns].sum()),
-            draws=draws[:, columns].sum(axis=1) if contributing > 1 else np.empty(0),
+            value=value,
+            draws=draws[:, columns].sum(axis=1) if usable else np.empty(0),
             n=int(np.max([mean.counts for mean in terms], axis=0).sum()),
         )
     return found

@@ -179,6 +179,8 @@ def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, A
         for domain, metric in [key for key in estimates[0] if key in estimates[1]]:
             if domain in domains and metric in ("accuracy", "score"):
                 a, b = (found[domain, metric] for found in estimates)
+                if np.isnan(a.value) or np.isnan(b.value):
+                    continue
                 difference = Estimate(a.value - b.value, a.draws - b.draws, a.n)
                 low, high = difference.interval
                 yield {

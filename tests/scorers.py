@@ -34,11 +34,16 @@ class ByteSum:
         return groups
 
     def load(self, num_threads: int | None = None) -> None:
-        if self.pids:
+        if self.fail == "load":
+            raise RuntimeError("no memory")
+        if self.pids and self.fail != "erase":
             (Path(self.pids) / str(os.getpid())).touch()
 
     def score_encoded(self, groups: Sequence[Sequence[Any]]) -> list[Any]:
         time.sleep(self.seconds)
+        if self.fail == "erase":
+            for file in Path(self.pids).rglob("*.parquet"):
+                file.unlink()
         return [np.array([self._reward(ids) for ids in group]) for group in groups]
 
     def _reward(self, ids: Any) -> float:
@@ -48,5 +53,24 @@ class ByteSum:
                 os._exit(1)
             if self.fail == "nan":
                 return float("nan")
-            raise ValueError(f"cannot score {self.fail}")
+            if self.fail == "lost":
+                self._lose_the_gpu()
+            if self.fail != "lost":
+                raise ValueError(f"cannot score {self.fail}")
         return float(ids.sum())
+
+    def _lose_the_gpu(self) -> None:
+        """In the first process alone."""
+        from rm_cluster.engines import device
+
+        marker = Path(self.pids) / "lost"
+        if not marker.exists() or marker.read_text() == str(os.getpid()):
+            marker.write_text(str(os.getpid()))
+            device.is_lost = lambda: True
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+class OnGpu(ByteSum):
+    """One that asks for a GPU and uses none."""
+
+    uses_gpu = True

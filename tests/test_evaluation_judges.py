@@ -22,7 +22,7 @@ from rm_cluster.report.terminal import summary
 from tests.chat_server import KEY, KEY_VARIABLE, ChatServer, Reply, chat_server, question, said
 from tests.families import CAUSAL, save_family
 from tests.models import tokenizer
-from tests.test_job import ROOT, environment
+from tests.ray_head import ROOT, environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 

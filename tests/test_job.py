@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +15,11 @@ import pytest
 import yaml
 
 import rm_cluster as rmc
+from tests.ray_head import RAY, ROOT, environment, ray_head, wait_until
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).parents[1]
 JOB = [sys.executable, "jobs/evaluate.py"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # a cluster of its own, whose driver and workers find the scorers of these tests
-    return {**kept, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), **more}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,13 +52,6 @@ def write_config(folder: Path, seconds: float = 0.0, num_rows: int = 40) -> Path
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     return file
-
-
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"{what} took longer than {seconds} s"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -159,52 +139,13 @@ def test_killed_and_run_again_equals_uninterrupted(tmp_path: Path) -> None:
 
 @pytest.fixture
 def head() -> Iterator[dict[str, str]]:
-    """A Ray head as `ray start --head` makes it, and the environment of its clients."""
-    with contextlib.ExitStack() as open_probes:
-        probes = [open_probes.enter_context(socket.socket()) for _ in range(4)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        port, dashboard, agent, client = (probe.getsockname()[1] for probe in probes)
-    clients = environment(
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN=secrets.token_hex(32),
-        RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{dashboard}",
-        RAY_ADDRESS=f"127.0.0.1:{port}",
-    )
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    # in a folder of its own, so that no other driver takes it for the machine's cluster
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    options = f"start --head --block --num-cpus=2 --object-store-memory=500000000 --port={port}"
-    # the agent's port is a fixed one by default, which another cluster here may have taken
-    options += f" --dashboard-port={dashboard} --dashboard-agent-listen-port={agent}"
-    options += f" --ray-client-server-port={client} --disable-usage-stats --temp-dir={folder}"
-    starting = {name: value for name, value in clients.items() if name != "RAY_ADDRESS"}
-    process = subprocess.Popen(
-        [*ray, *options.split()],
-        env=starting,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-    def is_up() -> bool:
-        trial = [*ray, "job", "submit", "--", "true"]
-        return subprocess.run(trial, env=starting, capture_output=True, check=False).returncode == 0
-
-    try:
-        wait_until(is_up, "the head")
+    with ray_head() as clients:
         yield clients
-    finally:
-        # the whole group: `ray start` ends without its children, `ray stop` ends others' too
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(clients: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
     return subprocess.run(
-        [*ray, "job", "submit", "--working-dir", ".", "--", *JOB, *arguments],
+        [*RAY, "job", "submit", "--working-dir", ".", "--", *JOB, *arguments],
         cwd=ROOT,
         env={name: value for name, value in clients.items() if name != "RAY_ADDRESS"},
         capture_output=True,

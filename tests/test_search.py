@@ -21,8 +21,9 @@ from rm_cluster.errors import ConfigError
 from rm_cluster.parsing import parse_config
 from rm_cluster.report.search import search_page, terminal_summary
 from rm_cluster.searching.tuning import build_callback
+from tests.ray_head import environment, wait_until
 from tests.search_pools import pool_records, write_pool
-from tests.test_job import environment, head, wait_until
+from tests.test_job import head
 
 __all__ = ["head"]
 

@@ -251,6 +251,8 @@ def main() -> None:
     data = Path(options["data"]) if "data" in options else None
     sets = read_sets(data, float(options.get("scale", 1)))
     chosen = options.get("sets", ",".join(sets)).split(",")
+    if unknown := set(chosen) - set(sets):
+        sys.exit(f"No set is called {', '.join(unknown)}; there are {', '.join(sets)}.")
     pythons = dict.fromkeys(("floor", "engine", "job", "static"), sys.executable)
     for arm in ("vllm", "rewardbench"):
         if f"{arm}_python" in options:
@@ -271,22 +273,23 @@ def main() -> None:
             for dtype in options.get("dtypes", "float32,bfloat16").split(","):
                 arms = [arm for arm in pythons if not (arm == "rewardbench" and name in ALONE)]
                 arms = [arm for arm in arms if arm in options.get("arms", arm).split(",")]
+                title = f"{name}, {len(sets[name])} prompts, {dtype}"
                 rounds: list[Results] = []
                 for _ in range(num_repeats):
                     rounds.append({arm: run(pythons[arm], arm, folder, dtype) for arm in arms})
-                num_unique = int(rounds[0]["floor"]["num_unique_tokens"])
-                found = {
-                    "machine": machine,
-                    "num_repeats": num_repeats,
-                    "num_prompts": len(sets[name]),
-                    "num_tokens": num_tokens,
-                    "num_unique_tokens": num_unique,
-                    **summarize(rounds, 2.0 * num_parameters * num_unique, matmul_rate(dtype)),
-                    "largest_difference_to_engine": largest_difference(rounds[0]),
-                }
-                title = f"{name}, {len(sets[name])} prompts, {dtype}"
-                keep(title, found)
-                print(f"{title}: {json.dumps(found)}", flush=True)
+                    num_unique = int(rounds[0]["floor"]["num_unique_tokens"])
+                    found = {
+                        "machine": machine,
+                        "num_repeats": len(rounds),
+                        "num_prompts": len(sets[name]),
+                        "num_tokens": num_tokens,
+                        "num_unique_tokens": num_unique,
+                        **summarize(rounds, 2.0 * num_parameters * num_unique, matmul_rate(dtype)),
+                        "largest_difference_to_engine": largest_difference(rounds[0]),
+                    }
+                    # after every round, so that one that is stopped has lost nothing
+                    keep(title, found)
+                    print(f"{title}: {json.dumps(found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from os.path import isfile
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -30,8 +31,8 @@ def read_command_line(kind: type[ConfigT], default: Callable[[], Mapping[str, An
         main = sys.modules["__main__"]
         print((main.__doc__ or "").strip())
         raise SystemExit(0)
-    overrides = [argument for argument in arguments if "=" in argument]
-    paths = [argument for argument in arguments if "=" not in argument]
+    paths = [argument for argument in arguments if "=" not in argument or isfile(argument)]
+    overrides = [argument for argument in arguments if argument not in paths]
     if len(paths) > 1:
         raise ConfigError(f"One CONFIG at most, got {', '.join(paths)}; settings are key=value.")
     return parse_config(kind, paths[0] if paths else default(), overrides)

@@ -86,10 +86,13 @@ class EvalResult:
         from rm_cluster.report.evaluation import write_report
 
         folder = Folder(dir)
-        tables = {"leaderboard": self.leaderboard()} | {
-            name: table for name in _TABLES if (table := getattr(self, name)) is not None
-        }
-        for name, table in tables.items():
+        tables = {name: getattr(self, name) for name in _TABLES}
+        for name, table in {"leaderboard": self.leaderboard(), **tables}.items():
+            if table is None:
+                # an earlier result in this folder may have had one
+                folder.remove(f"{name}.csv")
+                folder.remove(f"{name}.parquet")
+                continue
             folder.write_text(f"{name}.csv", table.to_csv(index=False))
             folder.write_table(f"{name}.parquet", pa.Table.from_pandas(table, preserve_index=False))
         folder.write_table("rewards.parquet", self.scored)

@@ -101,10 +101,15 @@ def rewrite_snapshot(
     folder.clear()
     windows: list[str] = []
     num_rows = 0
-    for file in snapshot.windows:
-        rows = rewrite(source.read_table(file, ROW_SCHEMA.names).to_pylist())
-        for start in range(0, len(rows), WINDOW_ROWS):
-            window = rows[start : start + WINDOW_ROWS]
+    rows = (
+        seen
+        for file in snapshot.windows
+        for row in source.read_table(file, ROW_SCHEMA.names).to_pylist()
+        # one at a time: a row may come to hundreds
+        for seen in rewrite([row])
+    )
+    for window, _ in _windows(rows, None):
+        if window:
             windows.append(f"{len(windows):06d}.parquet")
             folder.write_table(windows[-1], _window_table(window))
             num_rows += len(window)
@@ -133,6 +138,7 @@ def _windows(
             window.append(row)
             num_rows += 1
             characters += sum(map(len, row["completions"]))
+            characters += sum(len(message["content"]) for message in row["prompt"])
         if (
             len(window) + len(rejected) >= WINDOW_ROWS
             or characters >= WINDOW_CHARACTERS

@@ -7,7 +7,7 @@ import pytest
 
 from rm_cluster.config import BenchmarkConfig
 from rm_cluster.errors import DataFormatError
-from rm_cluster.snapshot import rejected_rows, take_snapshot
+from rm_cluster.snapshot import rejected_rows, rewrite_snapshot, take_snapshot
 
 
 def write(file: Path, num_rows: int, broken: tuple[int, ...] = ()) -> BenchmarkConfig:
@@ -33,6 +33,22 @@ def test_rows_are_laid_down_in_windows_in_order(
     ]
     assert [row["line"] for row in rejected] == [4, 21, 35]
     assert {row["record"].strip() for row in rejected} == {"{broken"}
+
+
+def test_long_prompts_and_many_views_of_a_row_make_more_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rm_cluster.snapshot.WINDOW_CHARACTERS", 1000)
+    file = tmp_path / "mine.jsonl"
+    record = {"prompt": "p" * 600, "chosen": "c", "rejected": "r"}
+    file.write_text("".join(json.dumps(record) + "\n" for _ in range(6)))
+    out = str(tmp_path / "out")
+    taken = take_snapshot(BenchmarkConfig.model_validate(str(file)), None, out)
+    assert (taken.num_rows, len(taken.windows)) == (6, 3)
+    seen = rewrite_snapshot(taken, "m", lambda rows: [row for row in rows for _ in range(4)], out)
+    assert (seen.num_rows, len(seen.windows)) == (24, 12)
+    ids = [id for id in taken.table()["id"].to_pylist() for _ in range(4)]
+    assert seen.table()["id"].to_pylist() == ids
 
 
 def test_a_snapshot_replaces_the_one_before(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from rm_cluster.parsing import parse_config
 from rm_cluster.preparing import announce, output_folder, take_snapshots
 from rm_cluster.scorers import Generator
 from rm_cluster.scorers.scorer import contract_id
-from rm_cluster.scoring import Measured, sample
+from rm_cluster.scoring import Measured, lost, sample
 from rm_cluster.serving import connect
 from rm_cluster.snapshot import Snapshot, rejected_rows
 from rm_cluster.store import Folder, SampleStore
@@ -94,13 +94,16 @@ def _candidates(run: GenerateConfig, generator: Generator, snapshot: Snapshot) -
     """The rows of the snapshot with what is stored of each, and its gold values."""
     stored = SampleStore(run.output_dir, contract_id(generator.contract)).read()
     folder = Folder(snapshot.url)
-    tables = []
+    tables, num_lost = [], 0
     for file in snapshot.windows:
         rows = folder.read_table(file).to_pylist()
         for row in rows:
             row |= stored.lookup(row.pop("content"), run.policy.n)
             row["policies"] = [run.policy.name] * len(row["completions"])
         tables.append(pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA))
+        num_lost += sum(not row["completions"] and row["error"] is None for row in rows)
+    if num_lost:
+        raise lost(run.policy.name, num_lost, run.output_dir)
     if run.verifier is not None:
         tables = _verified(run.verifier, tables)
     return pa.concat_tables(tables)

@@ -40,9 +40,10 @@ from rm_cluster.scorers import (
 from rm_cluster.scorers.customization import Customizer
 from rm_cluster.scorers.questions import answers, question_rows
 from rm_cluster.scorers.router import UNKNOWN
-from rm_cluster.scoring import Measured, score, stored_rewards
+from rm_cluster.scoring import Measured, lost, score, stored_rewards
 from rm_cluster.serving import connect
 from rm_cluster.snapshot import Snapshot, rewrite_snapshot
+from rm_cluster.store import StoredRewards
 from rm_cluster.types import Row
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
         for into, (snapshot, rows) in zip(tables, benchmarks, strict=True):
             benchmark = snapshot.benchmark.name
             view = views[name].get(benchmark)
-            found = stored.lookup((rows if view is None else view.table())["content"])
+            found = _looked_up(stored, rows if view is None else view.table(), name, run)
             if isinstance(config, JudgeConfig):
                 found, asked[name][benchmark] = answers(config, rows, found)
             into[name] = found
@@ -229,9 +230,18 @@ def _domains(
     stored = stored_rewards(run, router)
     found = []
     for view in prompts:
-        values = stored.lookup(view.table()["content"])["values"].to_pylist()
+        values = _looked_up(stored, view.table(), routing.name, run)["values"].to_pylist()
         positions = [value[0] if value else UNKNOWN for value in values]
         found.append((list(map(router.domain, positions)), positions.count(UNKNOWN)))
+    return found
+
+
+def _looked_up(stored: StoredRewards, rows: pa.Table, name: str, run: EvaluateConfig) -> pa.Table:
+    """What is stored of each row; after a run that is rewards or an error."""
+    found = stored.lookup(rows["content"])
+    nothing = pc.and_(found["values"].is_null(), found["error"].is_null())
+    if pc.any(nothing).as_py():
+        raise lost(name, pc.sum(nothing).as_py(), run.output_dir)
     return found
 
 

@@ -55,6 +55,20 @@ def located_run(run: EvaluateConfig) -> EvaluateConfig:
     )
 
 
+def _seen_everywhere(url: str) -> list[list[str]]:
+    """The files of a folder as the driver and every other node see them."""
+    task = ray.remote(_names)
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    strategies = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes]
+    pending = [task.options(num_cpus=0, scheduling_strategy=s).remote(url) for s in strategies]
+    return [_names(url), *ray.get(pending)]
+
+
+def _names(url: str) -> list[str]:
+    return Folder(url).names()
+
+
 def take_snapshots(
     benchmarks: Sequence[BenchmarkConfig],
     limit: int | None,
@@ -79,7 +93,7 @@ def take_snapshots(
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, RMClusterError) else error) from None
     for snapshot in snapshots:
-        if Folder(snapshot.url).names() != snapshot.windows:
+        if any(names != snapshot.windows for names in _seen_everywhere(snapshot.url)):
             raise ConfigError(
                 f"output_dir={output_dir!r} is not the same folder on every node. Use a shared "
                 "file system or a URL such as s3://bucket/run."

@@ -238,6 +238,15 @@ def stored_rewards(run: EvaluateConfig, scorer: Scorer) -> StoredRewards:
     return store.read(contract.get("max_length"), contract.get("truncation", "error"))
 
 
+def lost(name: str, num: int, output_dir: str) -> ScoringError:
+    """The error of a run whose answers went where the driver does not see them."""
+    return ScoringError(
+        f"{name}: {num} prompts were answered, and output_dir={output_dir!r} does not hold the "
+        "answers. It must be the same folder on every node: a shared file system, or a URL such as "
+        "s3://bucket/run."
+    )
+
+
 def _missing(snapshots: Sequence[Snapshot], stored: StoredRewards) -> list[Window]:
     """The anti-join: which rows of which windows the store cannot answer for."""
     return [

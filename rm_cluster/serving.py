@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import sys
 import time
@@ -33,7 +34,7 @@ _APP_PREFIX = "rm-cluster"
 _CHECK_S = 10.0
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
-T = TypeVar("T")
+T = TypeVar("T", GroupRewards, GroupSamples)
 
 
 class Replica:
@@ -56,8 +57,12 @@ class Replica:
                 transformers.utils.logging.disable_progress_bar()
             self._model.load(num_threads)
         except ConfigError as error:
-            # told by `check`; raised here, Serve would try again and again
+            # told by `check`; raised here, Serve would try again and again, and requests wait
             self._problem = error
+        except Exception as error:  # whatever a library raises, such as that memory is short
+            logger.exception("%s cannot be loaded", config.name)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+            self._problem = ConfigError(f"{config.name} cannot be loaded: {reason}")
 
     async def check(self) -> None:
         """Raise what kept the model from loading."""
@@ -72,11 +77,22 @@ class Replica:
         """Sample completions from number `first` on; a group that fails carries its error."""
         return await self._run(sample_groups, groups, first)
 
-    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _run(self, function: Callable[..., list[T]], *arguments: Any) -> list[T]:
         await self.check()
         async with self._free:
             # in a thread, so that health checks are answered meanwhile
-            return await asyncio.to_thread(function, self._model, *arguments)
+            found = await asyncio.to_thread(function, self._model, *arguments)
+        if any(one.error for one in found) and _device_is_lost():
+            # another replica takes its place, and the request is sent again
+            logger.error("The GPU is lost to this process, which ends: %s", found[0].error)
+            os._exit(1)
+        return found
+
+
+def _device_is_lost() -> bool:
+    # torch takes seconds to import, and what has not imported it has lost nothing
+    device = sys.modules.get("rm_cluster.engines.device")
+    return device is not None and bool(device.is_lost())
 
 
 @contextlib.contextmanager

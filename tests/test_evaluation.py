@@ -232,11 +232,33 @@ def test_replicas_that_keep_dying_end_the_run_with_an_error(
         rmc.evaluate(config(tmp_path / "out", data, byte_sum(fail="die")))
 
 
+def test_answers_that_went_astray_are_told(tmp_path: Path, many: Path) -> None:
+    stored = tmp_path / "out" / "rewards"
+    settings = config(tmp_path / "out", many, byte_sum(fail="erase", pids=str(stored)))
+    with pytest.raises(ScoringError, match=r"sum: \d+ prompts were answered.* every node"):
+        rmc.evaluate({**settings, "scoring": {"tokens_per_request": 200}})
+
+
+def test_a_replica_that_lost_its_gpu_is_replaced(tmp_path: Path) -> None:
+    records = [{"prompt": "p", "chosen": f"lost {i}", "rejected": f"bad {i}"} for i in range(20)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    result = rmc.evaluate(config(tmp_path / "out", data, byte_sum(fail="lost", pids=str(tmp_path))))
+    assert (tmp_path / "lost").exists()
+    assert result.rewards["error"].isna().all()
+    assert result.run["reward_models"]["sum"]["n_retries"] >= 1
+
+
 def test_a_model_that_cannot_load_is_a_config_error(tmp_path: Path, many: Path) -> None:
     folder = save_llama(tmp_path / "m", seed=0)
     (folder / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ConfigError, match="Cannot load 'm'"):
         rmc.evaluate(config(tmp_path / "out", many, {"type": "classifier", "model": str(folder)}))
+
+
+def test_whatever_keeps_a_model_from_loading_is_told(tmp_path: Path, many: Path) -> None:
+    with pytest.raises(ConfigError, match="sum cannot be loaded: RuntimeError: no memory"):
+        rmc.evaluate(config(tmp_path / "out", many, byte_sum(fail="load")))
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,20 @@ def distinct(texts: Sequence[TokenIds]) -> tuple[list[TokenIds], list[int]]:
     return [np.frombuffer(text, dtype=np.int32) for text in known], index
 
 
+def require_known(texts: Sequence[TokenIds], model: Any) -> None:
+    """Refuse token ids that a model has no embedding of, at which a GPU would be lost.
+
+    Raises:
+        ValueError: There are some; its text says which.
+    """
+    num_tokens = int(model.get_input_embeddings().weight.shape[0])
+    highest = max((int(ids.max()) for ids in texts if len(ids)), default=0)
+    if highest >= num_tokens:
+        raise ValueError(
+            f"token {highest} is none of the model's {num_tokens}; is it the model's tokenizer?"
+        )
+
+
 class Decoder:
     """A causal model without its head.
 

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from rm_cluster.config import GeneratorConfig
-from rm_cluster.engines.decoder import token_budget
+from rm_cluster.engines.decoder import require_known, token_budget
 from rm_cluster.engines.device import device
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.logits import float32_head, rows_at_once
@@ -66,6 +66,7 @@ class SamplingEngine:
         The draws of a sample are fixed by the seed, its prompt and its number, so that neither
         batches nor the other prompts have a part in it, but for rounding in the logits.
         """
+        require_known(prompts, self._model)
         numbers = range(first, self._config.n)
         requests = [(i, k) for i in range(len(prompts)) for k in numbers]
         requests.sort(key=lambda request: -len(prompts[request[0]]))

@@ -21,6 +21,7 @@ from rm_cluster.engines.decoder import (
     distinct,
     enough,
     padded_batches,
+    require_known,
     right_padded,
     token_budget,
 )
@@ -90,6 +91,7 @@ class ClassifierEngine:
     def objectives(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
         """Return [n, H] outputs of the head, of which the reward is the weighted sum."""
         texts, index = distinct(token_ids)
+        require_known(texts, self._model)
         found = np.empty((len(texts), len(self._weights)))
 
         def use(states: States) -> None:
@@ -132,6 +134,7 @@ class LogprobEngine:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         model = load_pretrained(AutoModelForCausalLM, config, dtype, "a causal language model")
+        self._model = model
         text_config = model.config.get_text_config()
         self._softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
         # Cohere multiplies, Granite divides
@@ -158,6 +161,7 @@ class LogprobEngine:
             num_prompt: How many tokens of each text, one or more, are the prompt's.
         """
         texts, index = distinct(token_ids)
+        require_known(texts, self._model)
         first = np.full(len(texts), np.iinfo(np.int64).max)
         np.minimum.at(
             first, np.asarray(index, dtype=np.int64), np.asarray(num_prompt, dtype=np.int64)
@@ -252,6 +256,7 @@ class EmbeddingEngine:
     def embeddings(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
         """Return [n, d] means of the last hidden states over each text's tokens, to length 1."""
         texts, index = distinct(token_ids)
+        require_known(texts, self._model)
         found = np.empty((len(texts), self._model.config.hidden_size))
         sizes = [len(ids) for ids in texts]
         for indices in padded_batches(sizes, self._tokens_per_batch, self._mixed):

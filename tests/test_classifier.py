@@ -124,6 +124,12 @@ def test_nothing_to_score(tiny_llama: Path) -> None:
     assert engine.rewards([]).shape == (0,)
 
 
+def test_tokens_of_another_tokenizer_are_refused(tiny_llama: Path) -> None:
+    engine = ClassifierEngine(ClassifierConfig(model=str(tiny_llama)), "float32")
+    with pytest.raises(ValueError, match="token 100000 is none of the model's"):
+        engine.rewards([np.array([3, 100_000])])
+
+
 def test_all_kinds_of_groups_at_once(tiny_llama: Path) -> None:
     long = "An exemplar that many prompts begin with. " * 8
     rows = [

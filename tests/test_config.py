@@ -14,6 +14,7 @@ import rm_cluster as rmc
 from rm_cluster.config import BenchmarkConfig, EvaluateConfig
 from rm_cluster.engines import vllm_arguments
 from rm_cluster.errors import ConfigError
+from rm_cluster.job import read_command_line
 from rm_cluster.parsing import parse_config
 
 GOOD: dict[str, Any] = {
@@ -195,3 +196,13 @@ def test_a_vllm_that_is_not_installed(tiny_llama: Path) -> None:
     with pytest.raises(ConfigError, match="not installed") as caught:
         rmc.Classifier(model=str(tiny_llama), engine="vllm")
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_config_whose_name_looks_like_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "beta=0.1.yaml"
+    file.write_text(yaml.safe_dump(GOOD))
+    monkeypatch.setattr("sys.argv", ["evaluate.py", str(file), "limit=7"])
+    run = read_command_line(EvaluateConfig, dict)
+    assert (run.limit, run.output_dir) == (7, "s3://bucket/run-1")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import rm_cluster as rmc
 from rm_cluster.report.evaluation import evaluation_page, write_report
 from rm_cluster.report.figure import records
 from rm_cluster.report.page import Page, Section, render, script_json
@@ -220,3 +221,12 @@ def test_a_section_needs_neither_figure_nor_table() -> None:
     assert "Alone &amp; well" in html
     assert "Only &lt;b&gt;words&lt;/b&gt;." in html
     assert not specs(html)
+
+
+def test_a_result_leaves_no_table_of_the_one_before(tmp_path: Path) -> None:
+    hostile_result().save(str(tmp_path))
+    assert (tmp_path / "pair_sweep.csv").exists()
+    without = dataclasses.replace(hostile_result(), pair_sweep=None)
+    without.save(str(tmp_path))
+    assert not (tmp_path / "pair_sweep.csv").exists()
+    assert rmc.load_result(str(tmp_path)).pair_sweep is None

@@ -138,7 +138,7 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
         for into, (snapshot, rows) in zip(tables, benchmarks, strict=True):
             benchmark = snapshot.benchmark.name
             view = views[name].get(benchmark)
-            found = _looked_up(stored, rows if view is None else view.table(), name, run)
+            found = looked_up(stored, rows if view is None else view.table(), name, run)
             if isinstance(config, JudgeConfig):
                 found, asked[name][benchmark] = answers(config, rows, found)
             into[name] = found
@@ -147,6 +147,19 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
         for (snapshot, rows), scores in zip(benchmarks, tables, strict=True)
     ]
     return Measurements(plan, snapshots, judged, measured, imported, asked)
+
+
+def looked_up(stored: StoredRewards, rows: pa.Table, name: str, run: EvaluateConfig) -> pa.Table:
+    """What is stored of each row; after a run that is rewards or an error.
+
+    Raises:
+        ScoringError: There is neither.
+    """
+    found = stored.lookup(rows["content"])
+    nothing = pc.and_(found["values"].is_null(), found["error"].is_null())
+    if pc.any(nothing).as_py():
+        raise lost(name, pc.sum(nothing).as_py(), run.output_dir)
+    return found
 
 
 def fail_on_too_many_errors(run: EvaluateConfig, scored: pa.Table) -> None:
@@ -230,18 +243,9 @@ def _domains(
     stored = stored_rewards(run, router)
     found = []
     for view in prompts:
-        values = _looked_up(stored, view.table(), routing.name, run)["values"].to_pylist()
+        values = looked_up(stored, view.table(), routing.name, run)["values"].to_pylist()
         positions = [value[0] if value else UNKNOWN for value in values]
         found.append((list(map(router.domain, positions)), positions.count(UNKNOWN)))
-    return found
-
-
-def _looked_up(stored: StoredRewards, rows: pa.Table, name: str, run: EvaluateConfig) -> pa.Table:
-    """What is stored of each row; after a run that is rewards or an error."""
-    found = stored.lookup(rows["content"])
-    nothing = pc.and_(found["values"].is_null(), found["error"].is_null())
-    if pc.any(nothing).as_py():
-        raise lost(name, pc.sum(nothing).as_py(), run.output_dir)
     return found
 
 

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import rm_cluster as rmc
+from rm_cluster.config import EvaluateConfig
 from rm_cluster.errors import ConfigError, ScoringError
+from rm_cluster.measurement import looked_up
+from rm_cluster.store import RewardStore
 from rm_cluster.types import ROW_SCHEMA, Row
 from tests.families import CAUSAL, save_family
 from tests.models import save_llama, tokenizer
@@ -232,11 +236,16 @@ def test_replicas_that_keep_dying_end_the_run_with_an_error(
         rmc.evaluate(config(tmp_path / "out", data, byte_sum(fail="die")))
 
 
-def test_answers_that_went_astray_are_told(tmp_path: Path, many: Path) -> None:
-    stored = tmp_path / "out" / "rewards"
-    settings = config(tmp_path / "out", many, byte_sum(fail="erase", pids=str(stored)))
-    with pytest.raises(ScoringError, match=r"sum: \d+ prompts were answered.* every node"):
-        rmc.evaluate({**settings, "scoring": {"tokens_per_request": 200}})
+def test_answers_that_went_astray_are_told(tmp_path: Path) -> None:
+    run = EvaluateConfig.model_validate(config(tmp_path, tmp_path / "none.jsonl", byte_sum()))
+    store = RewardStore(str(tmp_path), "contract")
+    known = {"key": "a", "id": "1", "benchmark": "mine", "model": "sum", "error": "broken"}
+    store.append([known])
+    stored = store.read(None, "error")
+    rows = pa.table({"content": ["a", "b", "c"]})
+    assert len(looked_up(stored, rows.slice(0, 1), "sum", run)) == 1
+    with pytest.raises(ScoringError, match=r"sum: 2 prompts were answered.* every node"):
+        looked_up(stored, rows, "sum", run)
 
 
 def test_a_replica_that_lost_its_gpu_is_replaced(tmp_path: Path) -> None:

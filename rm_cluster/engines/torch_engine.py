@@ -203,10 +203,11 @@ class LogprobEngine:
     ) -> npt.NDArray[np.float64]:
         """Log-probs of `targets` at `places` of some rows, whose logits are there but once."""
         logits = self._logits(hidden)
-        chosen = logits[places, targets]
+        chosen = logits[places, targets].double()
         top = logits.amax(-1)
-        others = logits.sub_(top[:, None]).exp_().sum(-1).log_() + top
-        return _numbers(chosen - others[places])
+        # in float64 where there is one number for a row: sums over long texts keep to 1e-4
+        others = logits.sub_(top[:, None]).exp_().sum(-1).double().log_() + top.double()
+        return (chosen - others[places]).cpu().numpy()
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, V] in float32."""

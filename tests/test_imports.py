@@ -29,7 +29,7 @@ LAYERS = [
     {"pairing", "labeling"},
     {"derived", "store", "snapshot", "imported", "versions"},
     {"composition", "judging", "sweeps"},
-    {"resources", "serving", "encoding", "pipeline", "scoring", "preparing"},
+    {"limits", "resources", "serving", "encoding", "pipeline", "scoring", "preparing"},
     {"measurement"},
     {"record"},
     {"result", "correlation", "candidates", "annotated", "report", "parity", "search_result"},
@@ -37,8 +37,8 @@ LAYERS = [
     {"searching"},
 ]
 MAY_IMPORT_RAY = {
-    "resources.py", "serving.py", "pipeline.py", "scoring.py", "preparing.py", "evaluation.py",
-    "generation.py", "tuning.py", "trial.py",
+    "limits.py", "resources.py", "serving.py", "pipeline.py", "scoring.py", "preparing.py",
+    "evaluation.py", "generation.py", "tuning.py", "trial.py",
 }  # fmt: skip
 
 

@@ -41,6 +41,7 @@ def test_undecided_comparisons_are_left_out() -> None:
     rows = [parsed(i, "donotanswer") for i in range(3)] + [parsed(3, "hep-go")]
     found = values(official(judge_pairs(rows, [[1.0], [np.nan], [-1.0], [np.nan]])))
     assert found == {(name, "score"): 0.5 for name in ("donotanswer", "Safety", "overall")}
+    assert official(judge_pairs(rows, [[np.nan]] * 4)) == {}
 
 
 def test_against_a_plain_loop_over_the_full_composition() -> None:

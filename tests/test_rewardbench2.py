@@ -38,6 +38,7 @@ def test_a_judge_of_pairs_has_best_of_four_and_no_ties() -> None:
     rows.append(parsed("tied:0", "Ties", 2, 1))
     found = official(judge_pairs(rows, [*margins, [1.0, 1.0]]))
     assert found["Ties", "score"][0].counts.sum() == 0
+    assert official(judge_pairs(rows[:1], [[np.nan] * 3])) == {}
     assert ("Math", "score") in found
 
 

@@ -60,6 +60,7 @@ def test_undecided_comparisons_are_left_out() -> None:
     assert found["chat", "hard"] == 0.5
     assert found["overall", "score"] == pytest.approx((0.5 + 1 + 1) / 3)
     assert ("code", "score") not in found
+    assert official(judge_pairs(rows, [[math.nan] * 9] * 2)) == {}
 
 
 def test_domains_weigh_alike_and_safety_pools_its_files_by_row() -> None:

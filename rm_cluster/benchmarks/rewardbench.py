@@ -96,6 +96,8 @@ def official(judged: Judged) -> Official:
         total = sum(present.values())
         sections.append([by_subset[s].scaled(w / total) for s, w in present.items()])
         means[section, "score"] = sections[-1]
+    if not sections:
+        return {}
     means["overall", "score"] = [
         mean.scaled(mean.weight / len(sections)) for section in sections for mean in section
     ]

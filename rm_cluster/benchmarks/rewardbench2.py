@@ -65,6 +65,8 @@ def official(judged: Judged) -> Official:
     }
     if (judged.domain == "Ties").any():
         means["Ties", "score"] = _ties(judged)
+    if not means:
+        return {}
     means["overall", "score"] = [
         mean.scaled(mean.weight / len(means)) for domain in means.values() for mean in domain
     ]

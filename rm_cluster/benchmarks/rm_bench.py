@@ -68,6 +68,8 @@ def official(judged: Judged) -> Official:
     means: Official = {}
     decided = judged.domain[~np.isnan(margins).all(axis=(1, 2))]
     present = [domain for domain in DOMAINS if domain in decided]
+    if not present:
+        return {}
     for domain in present:
         inside = (judged.domain == domain)[:, None]
         for name, cells in LEVELS.items():

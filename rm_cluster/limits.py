@@ -50,7 +50,7 @@ def cluster_limits() -> Limits:
         launched.update({name: amount * num_nodes for name, amount in resources.items()})
     for most in (reported, launched):
         total |= {name: max(total.get(name, 0.0), float(n)) for name, n in most.items()}
-    return Limits(here, len(nodes), total, kinds, is_open=started is None and not reported)
+    return Limits(here, len(nodes), total, kinds, is_open=started is None or bool(reported))
 
 
 def _on_head(nodes: list[dict[str, Any]]) -> dict[str, Any] | None:

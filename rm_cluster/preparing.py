@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -55,18 +56,26 @@ def located_run(run: EvaluateConfig) -> EvaluateConfig:
     )
 
 
-def _seen_everywhere(url: str) -> list[list[str]]:
-    """The files of a folder as the driver and every other node see them."""
-    task = ray.remote(_names)
+def _is_seen_everywhere(snapshot: Snapshot) -> bool:
+    """Whether the driver and every other node find the same rows there."""
+    if Folder(snapshot.url).names() != snapshot.windows:
+        return False
+    task = ray.remote(_digest)
     here = ray.get_runtime_context().get_node_id()
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     strategies = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes]
-    pending = [task.options(num_cpus=0, scheduling_strategy=s).remote(url) for s in strategies]
-    return [_names(url), *ray.get(pending)]
+    # a file and no listing, which network file systems may remember for a minute
+    window = snapshot.url, snapshot.windows[0]
+    pending = [task.options(num_cpus=0, scheduling_strategy=s).remote(*window) for s in strategies]
+    return set(ray.get(pending)) <= {_digest(*window)}
 
 
-def _names(url: str) -> list[str]:
-    return Folder(url).names()
+def _digest(url: str, name: str) -> str | None:
+    """Of the content of a file; None where there is none."""
+    try:
+        return hashlib.blake2b(Folder(url).read_bytes(name)).hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def take_snapshots(
@@ -93,7 +102,7 @@ def take_snapshots(
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, RMClusterError) else error) from None
     for snapshot in snapshots:
-        if any(names != snapshot.windows for names in _seen_everywhere(snapshot.url)):
+        if not _is_seen_everywhere(snapshot):
             raise ConfigError(
                 f"output_dir={output_dir!r} is not the same folder on every node. Use a shared "
                 "file system or a URL such as s3://bucket/run."

@@ -138,7 +138,10 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
         for into, (snapshot, rows) in zip(tables, benchmarks, strict=True):
             benchmark = snapshot.benchmark.name
             view = views[name].get(benchmark)
-            found = looked_up(stored, rows if view is None else view.table(), name, run)
+            if view is None:  # of this benchmark it was asked nothing
+                found = stored.lookup(rows["content"])
+            else:
+                found = looked_up(stored, view.table(), name, run)
             if isinstance(config, JudgeConfig):
                 found, asked[name][benchmark] = answers(config, rows, found)
             into[name] = found

@@ -167,7 +167,7 @@ def attention(
         for heads in (num_heads, num_key_heads, num_key_heads)
     )
     found = {}
-    for name, most in (("small_blocks", tree_attention._MOST_DIM), ("usual_blocks", 0)):
+    for name, most in (("usual_blocks", 0), ("small_blocks", tree_attention._MOST_DIM)):
         tree_attention._MOST_DIM = most
         tree = tree_attention.Tree(packing, device())
         attend = partial(

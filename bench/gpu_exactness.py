@@ -10,7 +10,6 @@ low and windows short, so that they matter. On a GPU it writes `bench/results/gp
 
 from __future__ import annotations
 
-import copy
 import json
 import platform
 import shutil
@@ -88,7 +87,7 @@ def plain_logprobs(model: Any, texts: list[np.ndarray], borders: list[int]) -> n
 
 def save(family: str, folder: Path, mapping: Any, **options: Any) -> Path:
     config = getattr(transformers, f"{family}Config")(
-        **copy.deepcopy(FAMILIES[family]), initializer_range=0.1, **options
+        **FAMILIES[family], initializer_range=0.1, **options
     )
     torch.manual_seed(0)
     mapping[type(config)](config).save_pretrained(folder)
@@ -122,12 +121,12 @@ def measure(family: str, folder: Path, num_rounds: int) -> dict[str, Any]:
         )
     return {
         "n": sum(len(each[0]) for each in rewards),
-        "rewards": _summary(np.concatenate(rewards, axis=1)),
-        "logprob_sums": _summary(np.concatenate(sums, axis=1)),
+        "rewards": summary(np.concatenate(rewards, axis=1)),
+        "logprob_sums": summary(np.concatenate(sums, axis=1)),
     }
 
 
-def _summary(values: np.ndarray) -> dict[str, float]:
+def summary(values: np.ndarray) -> dict[str, float]:
     """Of [3, n] true values, plain ones and ours."""
     true, plain, ours = values
     return {

@@ -48,7 +48,7 @@ from rm_cluster.types import Row
 
 logger = logging.getLogger(__name__)
 
-Rewrite = Callable[[Sequence[Row]], list[Row]]
+Rewrite = Callable[[Row], list[Row]]
 Counts = dict[str, int]
 
 
@@ -216,13 +216,13 @@ def _seen(
 
 
 def _questions(config: JudgeConfig) -> Rewrite:
-    return lambda rows: [question for row in rows for question in question_rows(config, row)]
+    return lambda row: question_rows(config, row)
 
 
 def _customized(customizer: Customizer, domains: Sequence[str]) -> Rewrite:
     """Customizes rows for these domains, in their order."""
     following = iter(domains)
-    return lambda rows: [customizer.customized(row, next(following)) for row in rows]
+    return lambda row: [customizer.customized(row, next(following))]
 
 
 def _domains(
@@ -239,7 +239,7 @@ def _domains(
         ]
     router = Router(**routing.model_dump())
     prompts = [
-        rewrite_snapshot(snapshot, f"router {routing.name}", _prompts, run.output_dir)
+        rewrite_snapshot(snapshot, f"router {routing.name}", _prompt, run.output_dir)
         for snapshot in snapshots
     ]
     score(routing, router, prompts, run)
@@ -252,9 +252,9 @@ def _domains(
     return found
 
 
-def _prompts(rows: Sequence[Row]) -> list[Row]:
-    """Rows without replies, of which a router sees nothing."""
-    return [without_replies(row) for row in rows]
+def _prompt(row: Row) -> list[Row]:
+    """The row without replies, of which a router sees nothing."""
+    return [without_replies(row)]
 
 
 def _import(model: ImportedConfig, snapshot: Snapshot) -> Scores:

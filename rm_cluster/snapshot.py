@@ -85,7 +85,7 @@ def take_snapshot(
 def rewrite_snapshot(
     snapshot: Snapshot,
     model: str,
-    rewrite: Callable[[Sequence[Row]], list[Row]],
+    rewrite: Callable[[Row], list[Row]],
     output_dir: str,
 ) -> Snapshot:
     """Lay down what a model sees of a benchmark where that is not the rows as they stand.
@@ -93,7 +93,7 @@ def rewrite_snapshot(
     Args:
         snapshot: Of the rows.
         model: For which it is.
-        rewrite: Rows of a window -> those that the model sees, which may be more or fewer.
+        rewrite: A row -> those that the model sees in its place, in the order of the rows.
         output_dir: Of the run.
     """
     source = Folder(snapshot.url)
@@ -105,8 +105,7 @@ def rewrite_snapshot(
         seen
         for file in snapshot.windows
         for row in source.read_table(file, ROW_SCHEMA.names).to_pylist()
-        # one at a time: a row may come to hundreds
-        for seen in rewrite([row])
+        for seen in rewrite(row)
     )
     for window, _ in _windows(rows, None):
         if window:

@@ -45,7 +45,7 @@ def test_long_prompts_and_many_views_of_a_row_make_more_windows(
     out = str(tmp_path / "out")
     taken = take_snapshot(BenchmarkConfig.model_validate(str(file)), None, out)
     assert (taken.num_rows, len(taken.windows)) == (6, 3)
-    seen = rewrite_snapshot(taken, "m", lambda rows: [row for row in rows for _ in range(4)], out)
+    seen = rewrite_snapshot(taken, "m", lambda row: [row] * 4, out)
     assert (seen.num_rows, len(seen.windows)) == (24, 12)
     ids = [id for id in taken.table()["id"].to_pylist() for _ in range(4)]
     assert seen.table()["id"].to_pylist() == ids

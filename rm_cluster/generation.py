@@ -101,7 +101,9 @@ def _candidates(run: GenerateConfig, generator: Generator, snapshot: Snapshot) -
             row |= stored.lookup(row.pop("content"), run.policy.n)
             row["policies"] = [run.policy.name] * len(row["completions"])
         tables.append(pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA))
-        num_lost += sum(not row["completions"] and row["error"] is None for row in rows)
+        num_lost += sum(
+            len(row["completions"]) < run.policy.n and row["error"] is None for row in rows
+        )
     if num_lost:
         raise lost(run.policy.name, num_lost, run.output_dir)
     if run.verifier is not None:

@@ -82,9 +82,10 @@ class Replica:
         async with self._free:
             # in a thread, so that health checks are answered meanwhile
             found = await asyncio.to_thread(function, self._model, *arguments)
-        if any(one.error for one in found) and _device_is_lost():
+        error = next((one.error for one in found if one.error), None)
+        if error and _device_is_lost():
             # another replica takes its place, and the request is sent again
-            logger.error("The GPU is lost to this process, which ends: %s", found[0].error)
+            logger.error("The GPU is lost to this process, which ends: %s", error)
             os._exit(1)
         return found
 

@@ -50,10 +50,9 @@ class ByteSum:
                 os._exit(1)
             if self.fail == "nan":
                 return float("nan")
-            if self.fail == "lost":
-                self._lose_the_gpu()
             if self.fail != "lost":
                 raise ValueError(f"cannot score {self.fail}")
+            self._lose_the_gpu()
         return float(ids.sum())
 
     def _lose_the_gpu(self) -> None:

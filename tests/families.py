@@ -43,6 +43,22 @@ FOR_VLLM: dict[str, dict[str, Any]] = {
     "Qwen3": {"head_dim": 32},
     "Gemma2": {"head_dim": 32},
 }
+
+
+def changing_with_length(rope_type: str, limit: int) -> dict[str, Any]:
+    """Options of a config whose rotary embeddings are others beyond `limit` tokens."""
+    more: dict[str, dict[str, Any]] = {
+        "dynamic": {"factor": 2.0},
+        "longrope": {
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4,
+            "original_max_position_embeddings": limit,
+        },
+    }
+    rope = {"rope_type": rope_type, "rope_theta": 1e4, **more[rope_type]}
+    return {"max_position_embeddings": limit, "rope_parameters": rope}
+
+
 CLASSIFIER = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 CAUSAL = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
 

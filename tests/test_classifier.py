@@ -3,7 +3,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,12 @@ from rm_cluster.engines.decoder import padded_batches
 from rm_cluster.engines.torch_engine import ClassifierEngine
 from rm_cluster.errors import ConfigError
 from rm_cluster.types import Row
-from tests.families import FAMILIES, attention_of_reference, save_family
+from tests.families import (
+    FAMILIES,
+    attention_of_reference,
+    changing_with_length,
+    save_family,
+)
 from tests.models import save, save_llama, tokenizer
 from tests.rows import random_rows, row
 
@@ -59,23 +63,11 @@ def test_equal_to_one_text_at_a_time(tmp_path: Path, family: str, pad_token: str
         assert_equal(scorer.score(rows), one_at_a_time(folder, rows))
 
 
-@pytest.mark.parametrize(
-    "rope",
-    [
-        {"rope_type": "dynamic", "factor": 2.0},
-        {
-            "rope_type": "longrope",
-            "short_factor": [1.0] * 4,
-            "long_factor": [4.0] * 4,
-            "original_max_position_embeddings": 200,
-        },
-    ],
-    ids=["dynamic", "longrope"],
-)
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
 def test_rotary_embeddings_that_change_with_length_do_not_hear_of_other_texts(
-    tmp_path: Path, rope: dict[str, Any]
+    tmp_path: Path, rope_type: str
 ) -> None:
-    options = {"max_position_embeddings": 200, "rope_parameters": {"rope_theta": 1e4, **rope}}
+    options = changing_with_length(rope_type, 200)
     folder = save_family("Llama", tmp_path / "model", tokenizer(), **options)
     rows = random_rows(6, seed=1)
     # in a model of its own each, because dynamic ones remember the longest text before

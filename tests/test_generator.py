@@ -14,7 +14,7 @@ from rm_cluster.engines import logits
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.engines.torch_engine import LogprobEngine
 from rm_cluster.errors import DataFormatError
-from tests.families import CAUSAL, save_family
+from tests.families import CAUSAL, changing_with_length, save_family
 from tests.models import tokenizer
 
 END = 2
@@ -72,21 +72,9 @@ def test_probabilities_are_float32_in_bfloat16(tiny_lm: Path) -> None:
         np.testing.assert_allclose([s.logprob for s in samples], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "rope",
-    [
-        {"rope_type": "dynamic", "factor": 2.0},
-        {
-            "rope_type": "longrope",
-            "short_factor": [1.0] * 4,
-            "long_factor": [4.0] * 4,
-            "original_max_position_embeddings": 30,
-        },
-    ],
-    ids=["dynamic", "longrope"],
-)
-def test_rotary_embeddings_that_change_with_length(tmp_path: Path, rope: dict[str, Any]) -> None:
-    options = {"max_position_embeddings": 30, "rope_parameters": {"rope_theta": 1e4, **rope}}
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_rotary_embeddings_that_change_with_length(tmp_path: Path, rope_type: str) -> None:
+    options = changing_with_length(rope_type, 30)
     folder = save_family("Llama", tmp_path / "lm", tokenizer(), CAUSAL, **options)
     together = engine(folder).sample(PROMPTS)
     for prompt, expected in zip(PROMPTS, together, strict=True):

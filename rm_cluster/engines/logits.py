@@ -50,7 +50,7 @@ class _ShortHead(torch.nn.Module):
 
 
 class _LongHead(torch.nn.Module):
-    """A CPU is no faster at short products with long sums than at float32."""
+    """On CPUs torch has no products of short floats with float32 sums."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()

@@ -72,20 +72,20 @@ class SamplingEngine:
         requests.sort(key=lambda request: -len(prompts[request[0]]))
         found: dict[tuple[int, int], Sample] = {}
         while requests:
-            size = self._batch_size([len(prompts[i]) for i, _ in requests])
-            batch, requests = requests[:size], requests[size:]
+            longest = len(prompts[requests[0][0]])
+            batch = requests[: self._most_at_once(longest)]
+            if self._mixed is not None and longest + self._config.max_new_tokens > self._mixed:
+                batch = [request for request in batch if len(prompts[request[0]]) == longest]
+            requests = requests[len(batch) :]
             draws = np.stack([self._draws(prompts[i], k) for i, k in batch])
             samples = self._batch([prompts[i] for i, _ in batch], draws)
             found.update(zip(batch, samples, strict=True))
         return [[found[i, k] for k in numbers] for i in range(len(prompts))]
 
-    def _batch_size(self, lengths: Sequence[int]) -> int:
-        """How many prompts, the longest first, go together."""
-        width = lengths[0] + self._config.max_new_tokens
-        size = min(token_budget(self._config) // width, self._rows_at_once)
-        if self._mixed is not None and width > self._mixed:
-            size = min(size, lengths.count(lengths[0]))
-        return max(1, size)
+    def _most_at_once(self, longest: int) -> int:
+        """How many samples go together after prompts of at most so many tokens."""
+        in_budget = token_budget(self._config) // (longest + self._config.max_new_tokens)
+        return max(1, min(in_budget, self._rows_at_once))
 
     def _draws(self, prompt: TokenIds, number: int) -> npt.NDArray[np.float64]:
         """Uniform draws, one for each token to come."""

@@ -141,7 +141,7 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
             if view is None:  # of this benchmark it was asked nothing
                 found = stored.lookup(rows["content"])
             else:
-                found = looked_up(stored, view.table(), name, run)
+                found = looked_up(stored, view.content(), name, run)
             if isinstance(config, JudgeConfig):
                 found, asked[name][benchmark] = answers(config, rows, found)
             into[name] = found
@@ -152,13 +152,13 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
     return Measurements(plan, snapshots, judged, measured, imported, asked)
 
 
-def looked_up(stored: StoredRewards, rows: pa.Table, name: str, run: EvaluateConfig) -> pa.Table:
-    """What is stored of each row; after a run that is rewards or an error.
+def looked_up(stored: StoredRewards, content: pa.Array, name: str, run: EvaluateConfig) -> pa.Table:
+    """What is stored of each prompt group; after a run that is rewards or an error.
 
     Raises:
         ScoringError: There is neither.
     """
-    found = stored.lookup(rows["content"])
+    found = stored.lookup(content)
     nothing = pc.and_(found["values"].is_null(), found["error"].is_null())
     if pc.any(nothing).as_py():
         raise lost(name, pc.sum(nothing).as_py(), run.output_dir)
@@ -246,8 +246,8 @@ def _domains(
     stored = stored_rewards(run, router)
     found = []
     for view in prompts:
-        values = looked_up(stored, view.table(), routing.name, run)["values"].to_pylist()
-        positions = [value[0] if value else UNKNOWN for value in values]
+        routed = looked_up(stored, view.content(), routing.name, run)
+        positions = [value[0] if value else UNKNOWN for value in routed["values"].to_pylist()]
         found.append((list(map(router.domain, positions)), positions.count(UNKNOWN)))
     return found
 

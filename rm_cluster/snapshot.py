@@ -42,6 +42,10 @@ class Snapshot(NamedTuple):
         nothing = WINDOW_SCHEMA.empty_table().select(columns)
         return pa.concat_tables([nothing, *Folder(self.url).read_tables(self.windows, columns)])
 
+    def content(self) -> pa.ChunkedArray:
+        """By which the store knows the rows."""
+        return self.table(("content",))["content"]
+
 
 def take_snapshot(
     config: BenchmarkConfig, limit: int | None, output_dir: str, *, only_prompts: bool = False

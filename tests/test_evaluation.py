@@ -242,10 +242,10 @@ def test_answers_that_went_astray_are_told(tmp_path: Path) -> None:
     known = {"key": "a", "id": "1", "benchmark": "mine", "model": "sum", "error": "broken"}
     store.append([known])
     stored = store.read(None, "error")
-    rows = pa.table({"content": ["a", "b", "c"]})
-    assert len(looked_up(stored, rows.slice(0, 1), "sum", run)) == 1
+    content = pa.array(["a", "b", "c"])
+    assert len(looked_up(stored, content.slice(0, 1), "sum", run)) == 1
     with pytest.raises(ScoringError, match=r"sum: 2 prompts were answered.* every node"):
-        looked_up(stored, rows, "sum", run)
+        looked_up(stored, content, "sum", run)
 
 
 def test_a_replica_that_lost_its_gpu_is_replaced(tmp_path: Path) -> None:

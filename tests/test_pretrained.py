@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from rm_cluster.scorers import Classifier, Logprob
+from tests.models import save_llama
 from tests.rows import random_rows
 
 LOADS = """
@@ -34,3 +36,25 @@ def test_a_scorer_that_traveled_encodes_alike_without_torch(
     here = [len(ids) for group in scorer.encode(rows) for ids in group.token_ids]
     assert int(found[0]) == np.sum(here)
     assert "torch" not in found
+
+
+def test_weights_are_of_the_commit_that_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folders = [save_llama(tmp_path / f"seed-{seed}", seed) for seed in (0, 1)]
+    repository = tmp_path / "models--lab--rm"
+    for folder, commit in zip(folders, ("a" * 40, "b" * 40), strict=True):
+        shutil.copytree(folder, repository / "snapshots" / commit)
+    main = repository / "refs" / "main"
+    main.parent.mkdir()
+    main.write_text("a" * 40)
+    scorer = Classifier(model="lab/rm", template="plain")
+    assert scorer.contract["fingerprint"] == f"lab/rm@{'a' * 40}"
+    main.write_text("b" * 40)
+    there = pickle.loads(pickle.dumps(scorer))  # as on a replica that starts later
+    rows = random_rows(3, seed=0)
+    of_first = Classifier(model=str(folders[0]), template="plain").score(rows)
+    np.testing.assert_array_equal(np.concatenate(there.score(rows)), np.concatenate(of_first))
+    moved_on = Classifier(model="lab/rm", template="plain")
+    assert moved_on.contract["fingerprint"] == f"lab/rm@{'b' * 40}"

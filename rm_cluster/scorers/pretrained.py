@@ -21,6 +21,7 @@ class Pretrained(NamedTuple):
     """What is known of a model before its weights are read."""
 
     config: PretrainedConfig
+    """With the commits of the hub that its revisions stand for, where that can be."""
     hf: Any
     """Its Hugging Face config."""
     tokenizer: Any
@@ -59,7 +60,7 @@ class Pretrained(NamedTuple):
 
 
 def open_pretrained(config: PretrainedConfig) -> Pretrained:
-    """Read everything but the weights.
+    """Read everything but the weights, which are then loaded of the same commit on every node.
 
     Raises:
         ConfigError: There is no such model or tokenizer, no safetensors weights, or an engine that
@@ -79,12 +80,25 @@ def open_pretrained(config: PretrainedConfig) -> Pretrained:
         _check_base(config, config.extrapolate, tokenizer)
     dtype = hf.dtype if config.dtype == "auto" else config.dtype
     return Pretrained(
-        config,
+        _pinned(config),
         hf,
         tokenizer,
         config.max_length or length_limit(hf, tokenizer),
         str(dtype or "float32").removeprefix("torch."),
     )
+
+
+def _pinned(config: PretrainedConfig) -> PretrainedConfig:
+    """With commits for revisions, which may move on before the weights are read somewhere."""
+    changed: dict[str, Any] = {}
+    # a tokenizer elsewhere is of the revision of the same name there
+    if config.tokenizer is None and not Path(config.model).is_dir():
+        changed["revision"] = _commit(config.model, config.revision)
+    base = config.extrapolate
+    if base is not None and not Path(base.base).is_dir():
+        commit = _commit(base.base, base.revision)
+        changed["extrapolate"] = base.model_copy(update={"revision": commit})
+    return config.model_copy(update=changed)
 
 
 def _check_base(config: PretrainedConfig, extrapolate: ExtrapolationConfig, own: Any) -> None:

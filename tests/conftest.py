@@ -10,6 +10,9 @@ from tests.chat_server import KEY, KEY_VARIABLE
 
 # a hub is never asked in tests, and a local cluster needs no token
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# before torch: threads that wait for each other must not keep the cores busy, which other tests and
+# Ray's processes need; with two tests at a time on two cores most of the time would go there
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # before Ray starts, so that its workers have it
 os.environ[KEY_VARIABLE] = KEY
 

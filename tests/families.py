@@ -23,6 +23,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Gemma2": {**WINDOWED, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     "Gemma3Text": {**WINDOWED, "final_logit_softcapping": 3.0},
     "GPTNeoX": DECODER,
+    "Gemma": {**GROUPED, "head_dim": 8},
+    "Olmo2": GROUPED,
+    "Phi3": {**GROUPED, "sliding_window": 16},
+    # the second layer tells no positions
+    "SmolLM3": {**GROUPED, "no_rope_layers": [1, 0]},
     "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 4096},
     "OPT": {**SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 4096},
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},

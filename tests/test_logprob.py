@@ -25,8 +25,11 @@ from tests.families import CAUSAL, attention_of_reference, save_family
 from tests.models import tokenizer
 from tests.rows import random_rows, row
 
-SHARING = ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma2", "Gemma3Text", "GPTNeoX")
-PADDED = ("GPT2", "OPT", "Bloom", "Cohere", "Granite")
+SHARING = (
+    "Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma2", "Gemma3Text", "GPTNeoX", "Olmo2",
+    "Phi3", "SmolLM3", "Cohere", "Granite",
+)  # fmt: skip
+PADDED = ("GPT2", "OPT", "Bloom")
 
 
 @pytest.fixture(scope="module")

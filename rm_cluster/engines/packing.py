@@ -25,7 +25,12 @@ MIN_SAVED = 16
 _LITTLE = 8
 """To compute an eighth of a batch again costs less than a batch that is too large for the cache."""
 
-VERIFIED = frozenset(("gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"))
+VERIFIED = frozenset(
+    (
+        "cohere", "gemma", "gemma2", "gemma3_text", "gpt_neox", "granite", "llama", "mistral",
+        "olmo2", "phi3", "qwen2", "qwen3", "smollm3",
+    )
+)  # fmt: skip
 """Model types whose packed rewards and log-probs the tests compare with one text at a time."""
 
 

@@ -43,6 +43,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "Gemma3Text": {**GROUPED, "head_dim": 64, "sliding_window": 100},
     "GPTNeoX": SIZE,
+    "Gemma": {**GROUPED, "head_dim": 64},
+    "Olmo2": GROUPED,
+    "Phi3": {**GROUPED, "sliding_window": 100},
+    "SmolLM3": {**GROUPED, "no_rope_layers": [1, 1, 1, 0]},
 }  # fmt: skip
 NUM_GROUPS = 20
 

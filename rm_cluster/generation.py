@@ -21,6 +21,7 @@ from rm_cluster.errors import ConfigError, RMClusterError, ScoringError
 from rm_cluster.parsing import parse_config
 from rm_cluster.preparing import announce, output_folder, take_snapshots
 from rm_cluster.scorers import Generator
+from rm_cluster.scorers.pretrained import pinned
 from rm_cluster.scorers.scorer import contract_id
 from rm_cluster.scoring import Measured, lost, sample
 from rm_cluster.serving import connect
@@ -52,7 +53,8 @@ def generate(config: GenerateConfig | Mapping[str, Any] | str | Path) -> Generat
     """
     run = _absolute(parse_config(GenerateConfig, config))
     started = time.monotonic()
-    generator = Generator(**run.policy.model_dump())
+    policy = pinned(run.policy)
+    generator = Generator(**policy.model_dump())
     if run.verifier is not None:
         load_verifier(run.verifier)  # a wrong one is told before anything starts
     if run.prompts.path is not None:
@@ -62,7 +64,7 @@ def generate(config: GenerateConfig | Mapping[str, Any] | str | Path) -> Generat
     announce(run, run.output_dir)
     with connect():
         (snapshot,) = take_snapshots([run.prompts], run.limit, run.output_dir, only_prompts=True)
-        measured = sample(run.policy, generator, snapshot, run)
+        measured = sample(policy, generator, snapshot, run)
         candidates = _candidates(run, generator, snapshot)
     result = GenerateResult(
         candidates=candidates.to_pandas(),

@@ -38,6 +38,7 @@ from rm_cluster.scorers import (
     build_scorer,
 )
 from rm_cluster.scorers.customization import Customizer
+from rm_cluster.scorers.pretrained import pinned
 from rm_cluster.scorers.questions import answers, question_rows
 from rm_cluster.scorers.router import UNKNOWN
 from rm_cluster.scoring import Measured, lost, score, stored_rewards
@@ -89,6 +90,8 @@ def plan_measurements(run: EvaluateConfig) -> Plan:
         DataFormatError: There are no files where a benchmark or scores should be.
     """
     composition = compose(run.reward_models)
+    measured = {name: pinned(config) for name, config in composition.measured.items()}
+    composition = composition._replace(measured=measured)
     scorers = {name: build_scorer(c, run.scoring) for name, c in composition.measured.items()}
     for benchmark in run.benchmarks:
         if benchmark.path is not None:
@@ -237,6 +240,7 @@ def _domains(
             ([customizer.domain_of(row) for row in s.table(("domain", "slices")).to_pylist()], 0)
             for s in snapshots
         ]
+    routing = pinned(routing)
     router = Router(**routing.model_dump())
     prompts = [
         rewrite_snapshot(snapshot, f"router {routing.name}", _prompt, run.output_dir)

@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rm_cluster.config import EvaluateConfig
+from rm_cluster.measurement import plan_measurements
 from rm_cluster.scorers import Classifier, Logprob
+from rm_cluster.serving import Replica
 from tests.models import save_llama
 from tests.rows import random_rows
+from tests.test_evaluation import config, write_preferences
 
 LOADS = """
 import pickle, sys
@@ -38,7 +42,7 @@ def test_a_scorer_that_traveled_encodes_alike_without_torch(
     assert "torch" not in found
 
 
-def test_weights_are_of_the_commit_that_was_told(
+def test_what_is_measured_is_of_the_commit_that_was_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -49,12 +53,18 @@ def test_weights_are_of_the_commit_that_was_told(
     main = repository / "refs" / "main"
     main.parent.mkdir()
     main.write_text("a" * 40)
-    scorer = Classifier(model="lab/rm", template="plain")
-    assert scorer.contract["fingerprint"] == f"lab/rm@{'a' * 40}"
+    model = {"type": "classifier", "name": "rm", "model": "lab/rm", "template": "plain"}
+    data = write_preferences(tmp_path / "data.jsonl", random_rows(2, seed=0))
+    run = EvaluateConfig.model_validate(config(tmp_path / "out", data, model))
+    plan = plan_measurements(run)
     main.write_text("b" * 40)
-    there = pickle.loads(pickle.dumps(scorer))  # as on a replica that starts later
+    # a replica starts later, from the plan's config
+    replica = Replica(plan.composition.measured["rm"], run.scoring, 1)
     rows = random_rows(3, seed=0)
     of_first = Classifier(model=str(folders[0]), template="plain").score(rows)
-    np.testing.assert_array_equal(np.concatenate(there.score(rows)), np.concatenate(of_first))
-    moved_on = Classifier(model="lab/rm", template="plain")
+    np.testing.assert_array_equal(
+        np.concatenate(replica._model.score(rows)), np.concatenate(of_first)
+    )
+    assert plan.scorers["rm"].contract["fingerprint"] == f"lab/rm@{'a' * 40}"
+    moved_on = plan_measurements(run).scorers["rm"]
     assert moved_on.contract["fingerprint"] == f"lab/rm@{'b' * 40}"

@@ -91,7 +91,7 @@ class Classifier:
     def load(self, num_threads: int | None = None) -> None:
         if self._engine is None:
             self._engine = engine_module(self.config).ClassifierEngine(
-                self.pretrained.config, self.pretrained.dtype, num_threads
+                self.config, self.pretrained.dtype, num_threads
             )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:

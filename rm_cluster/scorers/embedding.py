@@ -39,7 +39,7 @@ class Embedding:
     def load(self, num_threads: int | None = None) -> None:
         if self._engine is None:
             self._engine = engine_module(self.config).EmbeddingEngine(
-                self._pretrained.config, self._pretrained.dtype, num_threads
+                self.config, self._pretrained.dtype, num_threads
             )
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:

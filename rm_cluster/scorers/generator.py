@@ -101,7 +101,7 @@ class Generator:
         if self._engine is None:
             ends = {self._template.end, self._pretrained.tokenizer.eos_token_id} - {None}
             self._engine = engine_module(self.config).SamplingEngine(
-                self._pretrained.config, self._pretrained.dtype, sorted(ends), num_threads
+                self.config, self._pretrained.dtype, sorted(ends), num_threads
             )
 
     def sample_encoded(self, prompts: Sequence[TokenIds], first: int = 0) -> list[list[Completion]]:

@@ -97,7 +97,7 @@ class Logprob:
     def load(self, num_threads: int | None = None) -> None:
         if self._engine is None:
             self._engine = engine_module(self.config).LogprobEngine(
-                self.pretrained.config, self.pretrained.dtype, num_threads
+                self.config, self.pretrained.dtype, num_threads
             )
 
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:

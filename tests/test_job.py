@@ -118,7 +118,7 @@ def test_a_local_cluster_is_gone_after_the_run(tmp_path: Path) -> None:
 def test_killed_and_run_again_equals_uninterrupted(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    killed = write_config(tmp_path / "a", seconds=0.4)
+    killed = write_config(tmp_path / "a", seconds=0.2)
     store = tmp_path / "a" / "out" / "rewards"
     driver = subprocess.Popen(
         [*JOB, str(killed)], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
@@ -168,7 +168,7 @@ def apps(clients: dict[str, str]) -> dict[str, Any]:
 
 
 def test_ray_job_submit(tmp_path: Path, head: dict[str, str]) -> None:
-    config = write_config(tmp_path, seconds=0.4)
+    config = write_config(tmp_path, seconds=0.2)
     store = tmp_path / "out" / "rewards"
     # a driver that is killed on a lasting cluster leaves its app behind ...
     driver = subprocess.Popen([*JOB, str(config)], cwd=ROOT, env=head, stderr=subprocess.DEVNULL)

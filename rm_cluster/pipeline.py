@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from rm_cluster.encoding import Prompt
@@ -33,7 +33,9 @@ class Score:
     """Sends requests to the replicas, many at a time, and stores each answer as it comes.
 
     What a dead or draining replica leaves unanswered is sent again, after a wait that grows and has
-    jitter; what fails for the last time is a `failure` that ends the run.
+    jitter. What replicas keep dying with is cut in halves, until the prompt that kills them is
+    found: a row that failed. Where other requests fail for the last time, or prompt after prompt
+    kills what it meets, that is a `failure` and ends the run.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Score:
         max_length: int | None,
         max_in_flight: int,
         max_tries: int,
+        max_lost: int,
     ) -> None:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         self._handle = serve.get_deployment_handle(DEPLOYMENT, app)
@@ -51,7 +54,9 @@ class Score:
         self._model = model
         self._max_length = max_length
         self._max_tries = max_tries
+        self._max_lost = max_lost
         self._slots = asyncio.Semaphore(max_in_flight)
+        self._num_lost = 0
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[dict[str, list[Any]]]:
         requests = [pickle.loads(request) for request in batch["request"].to_pylist()]
@@ -70,23 +75,35 @@ class Score:
 
     async def _measure(self, request: list[Prompt]) -> int:
         async with self._slots:
-            encoded = [prompt.group for prompt in request if prompt.group.error is None]
-            groups = [group.token_ids for group in encoded]
-            answers, num_retries = await self._send(groups, request[0].first)
-            found = iter(answers)
-            rows = [
-                self._stored(prompt, next(found) if prompt.group.error is None else None)
-                for prompt in request
-            ]
-            await asyncio.to_thread(self._store.append, rows)
+            return await self._settle(request)
+
+    async def _settle(self, request: list[Prompt]) -> int:
+        """Send a request and store the answers; return how often it was sent again."""
+        groups = [prompt.group.token_ids for prompt in request if prompt.group.error is None]
+        answers, num_retries = await self._send(groups, request[0].first)
+        if answers is None:
+            # one after the other, so that the half without a killer meets a living replica
+            for half in (request[: len(request) // 2], request[len(request) // 2 :]):
+                num_retries += await self._settle(half)
+            return num_retries
+        found = iter(answers)
+        rows = [
+            self._stored(prompt, next(found) if prompt.group.error is None else None)
+            for prompt in request
+        ]
+        await asyncio.to_thread(self._store.append, rows)
         return num_retries
 
-    async def _send(self, groups: list[Any], first: int) -> tuple[list[Any], int]:
+    async def _send(self, groups: list[Any], first: int) -> tuple[list[Any] | None, int]:
+        """Send prompt groups until they are answered; None where replicas die with several."""
         if not groups:
             return [], 0
+        num_deaths = 0
         for attempt in range(self._max_tries):
             try:
-                return await self._ask(groups, first), attempt
+                answers = await self._ask(groups, first)
+                self._num_lost = 0
+                return answers, attempt
             except RayTaskError as error:
                 if isinstance(error.cause, ConfigError):  # of a replica that could not load
                     raise ScoringError(str(error.cause)) from None
@@ -95,6 +112,12 @@ class Score:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 logger.warning("%s: sending a request again: %s", self._model, reason)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(MAX_WAIT_S, 0.5 * 2**attempt))
+                num_deaths += isinstance(error, RayActorError)
+            if len(groups) > 1 and num_deaths >= self._max_tries / 3:
+                return None, attempt + 1
+        if num_deaths == self._max_tries and self._num_lost < self._max_lost:
+            self._num_lost += 1
+            return [self._lost(f"{num_deaths} replicas died with it: {reason}")], num_deaths
         raise ScoringError(
             f"{self._model}: a request of {len(groups)} prompts failed {self._max_tries} times: "
             f"{reason}"
@@ -104,6 +127,10 @@ class Score:
         """Send a request; `first` is for those that sample."""
         answer: Awaitable[list[GroupRewards]] = self._handle.score.remote(groups)
         return answer
+
+    def _lost(self, error: str) -> Any:
+        """The answer to a prompt that got none."""
+        return GroupRewards(None, error)
 
     def _stored(self, prompt: Prompt, rewards: GroupRewards | None) -> dict[str, Any]:
         """The row to store; what could not be encoded has no rewards."""
@@ -126,6 +153,9 @@ class Sample(Score):
     def _ask(self, groups: list[Any], first: int) -> Awaitable[list[Any]]:
         answer: Awaitable[list[GroupSamples]] = self._handle.sample.remote(groups, first)
         return answer
+
+    def _lost(self, error: str) -> Any:
+        return GroupSamples(None, error)
 
     def _stored(self, prompt: Prompt, samples: Any) -> dict[str, Any]:
         completions = (samples.completions if samples else None) or []

@@ -46,6 +46,11 @@ from rm_cluster.store import Folder, RewardStore, SampleStore, Store, StoredRewa
 logger = logging.getLogger(__name__)
 
 MAX_TRIES = 8
+_MAX_LOST = 3
+"""How many prompts in a row may kill every replica that meets them, before it is not the prompts.
+
+More where a run may lose more, or one that has nothing but such prompts left would never end.
+"""
 _REQUESTS_PER_BLOCK = 4
 _WINDOWS_AT_ONCE = 128
 """To look up: each time goes through all that is stored."""
@@ -124,7 +129,8 @@ def _measure(
         deployed(config, run.scoring, serving, resources) as app,
         progress_bar(num_missing, config.name, "prompt") as progress,
     ):
-        for batch in _stream(config, windows, app, stage, store, model, resources, run):
+        max_lost = max(_MAX_LOST, int(run.scoring.max_failed_fraction * (num_missing + num_stored)))
+        for batch in _stream(config, windows, app, stage, store, model, resources, run, max_lost):
             for failure in filter(None, batch["failure"]):
                 raise ScoringError(
                     f"{failure}\nWhat is done is stored in {run.output_dir}; run again to go on."
@@ -156,6 +162,7 @@ def _stream(
     model: Scorer | Generator,
     resources: Resources,
     run: EvaluateConfig | GenerateConfig,
+    max_lost: int,
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """Run the pipeline, yielding counts of what has been stored."""
     max_in_flight = int(1.5 * resources.max_replicas * run.serving.max_ongoing_requests) + 1
@@ -183,6 +190,7 @@ def _stream(
                     model.contract.get("max_length"),
                     max_in_flight,
                     MAX_TRIES,
+                    max_lost,
                 ),
                 batch_size=None,
                 batch_format="pyarrow",

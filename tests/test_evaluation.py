@@ -219,14 +219,32 @@ def test_a_killed_replica_changes_nothing(tmp_path: Path, many: Path) -> None:
     pd.testing.assert_frame_equal(disturbed.metrics, undisturbed.metrics)
 
 
-def test_replicas_that_keep_dying_end_the_run_with_an_error(
+def test_a_prompt_that_kills_replicas_is_found_and_a_row_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rm_cluster.scoring.MAX_TRIES", 2)
+    records = [{"prompt": "p", "chosen": good, "rejected": "bad"} for good in ("good", "die")]
     data = tmp_path / "data.jsonl"
-    data.write_text(json.dumps({"prompt": "p", "chosen": "die", "rejected": "b"}) + "\n")
-    with pytest.raises(ScoringError, match="failed 2 times"):
-        rmc.evaluate(config(tmp_path / "out", data, byte_sum(fail="die")))
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    settings = config(tmp_path / "out", data, byte_sum(fail="die"))
+    result = rmc.evaluate({**settings, "scoring": {"max_failed_fraction": 0.5}})
+    assert result.run["reward_models"]["sum"]["n_failed"] == 1
+    failed = result.rewards[result.rewards["error"].notna()]
+    assert failed["id"].tolist() == ["data:2"]
+    assert failed["error"].item().startswith("2 replicas died with it: ActorDiedError")
+    assert result.run["reward_models"]["sum"]["n_retries"] == 3, "once together and twice alone"
+
+
+def test_replicas_that_keep_dying_end_the_run_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rm_cluster.scoring.MAX_TRIES", 1)
+    records = [{"prompt": f"p{i}", "chosen": "die", "rejected": "b"} for i in range(5)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    settings = config(tmp_path / "out", data, byte_sum(fail="die"))
+    with pytest.raises(ScoringError, match="failed 1 times"):
+        rmc.evaluate({**settings, "scoring": {"tokens_per_request": 1}})
 
 
 def test_answers_that_went_astray_are_told(tmp_path: Path) -> None:

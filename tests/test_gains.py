@@ -65,3 +65,24 @@ def test_an_ensemble_that_failed_everywhere_has_no_gain() -> None:
     lost = found.scores["team"].set_column(0, "values", pa.nulls(20, pa.list_(pa.float64())))
     found = found._replace(scores={**found.scores, "team": lost})
     assert not len(ensemble_gains([found], {"team": ["m0", "m1"]}))
+
+
+def test_a_member_that_decided_nothing_somewhere_is_no_error() -> None:
+    for seed in range(5):
+        found = members(40, [1.0, 1.0], seed)
+        rows = found.rows.select(["domain", "pairs"]).to_pylist()
+        chat = [i for i, one in enumerate(rows) if one["domain"] == "chat"]
+        kept = next(i for i in chat if not rows[i]["pairs"][0]["tie"])
+        lost = {name: found.scores[name]["values"].to_pylist() for name in ("m1", "team")}
+        for i in set(chat) - {kept}:
+            for values in lost.values():
+                values[i] = [1.0, float("nan")]
+        scores = {
+            name: table.set_column(0, "values", pa.array(lost[name])) if name in lost else table
+            for name, table in found.scores.items()
+        }
+        table = ensemble_gains([found._replace(scores=scores)], {"team": ["m0", "m1"]}, seed)
+        gains = table.query("metric == 'accuracy'").set_index("domain")
+        assert gains.loc["chat", "n"].tolist() == [1, 1]
+        assert gains.loc["chat", "stderr"].isna().all()
+        assert gains.loc["overall", "stderr"].notna().all()

@@ -6,7 +6,8 @@ import pytest
 
 from rm_cluster.benchmarks import rewardbench2, rm_bench
 from rm_cluster.benchmarks.rows import all_pairs
-from rm_cluster.metrics.table import BenchmarkRewards, compare, measure
+from rm_cluster.metrics.estimate import Estimate
+from rm_cluster.metrics.table import BenchmarkRewards, compare, measure, p_value
 from tests.judging import rows_table, scores_table
 from tests.rows import row
 
@@ -129,3 +130,42 @@ def test_official_metrics_have_intervals_and_are_compared() -> None:
 def test_prompts_without_comparisons_have_no_metrics() -> None:
     rows = rows_table([row(id=0, completions=["a"], pairs=[])])
     assert measure([BenchmarkRewards("mine", rows, {"m": scores_table([[1.0]])})]).empty
+
+
+def test_one_decided_prompt_of_a_domain_compares_without_an_interval() -> None:
+    nan = float("nan")
+    some = benchmark(full=noisy(10, 0.6, 2), judge=[*noisy(2, 1.0, 0), *[[1.0, nan]] * 8])
+    for one in (some, some._replace(scores=dict(reversed(some.scores.items())))):
+        table = compare([one]).set_index("domain")
+        assert table["n"].to_dict() == {"overall": 2, "x": 1, "y": 1}
+        assert table.loc[["x", "y"], ["stderr", "p_value"]].isna().all(axis=None)
+
+
+def test_what_one_side_left_undecided_is_compared_on_neither() -> None:
+    nan = float("nan")
+    rows = [row(completions=["a", "b", "c"], id=i, pairs=all_pairs(1, 2)) for i in range(40)]
+    rewards = {"model": [[1.0, 0.0, 2.0]] * 40, "judge": [[1.0, 0.0, nan]] * 40}
+    scores = {name: scores_table(values) for name, values in rewards.items()}
+    found = compare([BenchmarkRewards("mine", rows_table(rows), scores)])
+    assert (found["difference"] == 0).all()
+    assert (found["n"] == 40).all()
+
+
+def test_whoever_failed_everywhere_stays_on_a_board_of_scores() -> None:
+    rows = [
+        row(completions=list("abcdef"), id=f"{domain}/{i}", domain=domain, pairs=all_pairs(3, 3))
+        for domain in ("chat", "math")
+        for i in range(3)
+    ]  # fmt: skip
+    rewards = {"dead": [None] * 6, "alive": [[3.0, 2.0, 1.0, 0.0, 0.0, 0.0]] * 6}
+    scores = {name: scores_table(values) for name, values in rewards.items()}
+    mine = BenchmarkRewards("rm-bench", rows_table(rows), scores, official=rm_bench.official)
+    table = measure([mine]).query("metric == 'score' and domain == 'overall'")
+    dead = table.set_index("reward_model").loc["dead"]
+    assert np.isnan(dead["value"])
+    assert (dead["n"], dead["n_failed"]) == (0, 6)
+
+
+def test_draws_without_a_value_decide_nothing() -> None:
+    draws = np.array([np.nan] * 60 + [-1.0] * 20 + [1.0] * 20)
+    assert p_value(Estimate(0.0, draws, 9)) == 1.0

@@ -23,6 +23,8 @@ from rm_cluster.metrics.picks import (
 )
 
 CORRECTNESS_METRICS = ("roc_auc", "max_score", "end_score", "loss")
+_BOUNDS = (0.0, 1.0)
+"""Of all of them, for labels that are 0 or 1."""
 
 
 class Samples(NamedTuple):
@@ -118,6 +120,7 @@ def correctness_metrics(
             values=redrawn(np.ones((1, len(judged))))[0],
             redrawn=redrawn,
             n=np.repeat([*sizes, sum(sizes)], len(CORRECTNESS_METRICS)).tolist(),
+            bounds=[_BOUNDS] * (len(found) + 1) * len(CORRECTNESS_METRICS),
         )
     ]
 

@@ -24,6 +24,8 @@ NUM_DRAWS = 1000
 NUM_COSTLY_DRAWS = 400
 """For metrics that compute something of their own on every draw."""
 CONFIDENCE = 0.95
+MIN_STRATUM = 10
+"""Clusters of a stratum: what fewer vary is told too low, and one alone does not vary at all."""
 _CHUNK_ELEMENTS = 4_000_000
 
 
@@ -55,12 +57,14 @@ class Joint(NamedTuple):
         values: [Q] on the prompts as they are.
         redrawn: [s, P] how often each prompt was drawn -> [s, Q].
         n: What goes into them: battles, or prompts.
+        bounds: [Q] between which values they lie.
     """
 
     keys: Sequence[tuple[str, str]]
     values: Floats
     redrawn: Callable[[Floats], Floats]
     n: Sequence[int]
+    bounds: Sequence[tuple[float, float]]
 
 
 class Resampling(NamedTuple):
@@ -71,11 +75,15 @@ class Resampling(NamedTuple):
 
     @classmethod
     def of(cls, clusters: Column | Sequence[str], strata: Column | Sequence[str]) -> Resampling:
-        """Name the cluster and the stratum of each prompt; a cluster lies in one stratum."""
+        """Name the cluster and the stratum of each prompt; a cluster lies in one stratum.
+
+        Strata of fewer than `MIN_STRATUM` clusters are drawn together, as one.
+        """
         cluster, names = ranks(clusters)
         stratum = np.empty(len(names), dtype=np.int64)
         stratum[cluster] = ranks(strata)[0]
-        return cls(cluster, stratum)
+        small = np.bincount(stratum)[stratum] < MIN_STRATUM
+        return cls(cluster, np.where(small, -1, stratum))
 
     def draws(self, seed: int, num_draws: int = NUM_DRAWS) -> Iterator[Floats]:
         """Yield [s, C] counts of how often each cluster was drawn, S rows in all.
@@ -96,11 +104,22 @@ class Resampling(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A value with its bootstrap draws; `n` is what it averages over (see `estimate`)."""
+    """A value with its bootstrap draws; `n` is what it averages over (see `estimate`).
+
+    Nothing is drawn (`draws` is empty) where fewer than two clusters contribute, and a draw is nan
+    where it has none of those that do.
+    """
 
     value: float
-    draws: Floats  # [S]; empty where fewer than two clusters contribute
+    draws: Floats  # [S]
     n: int
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+
+    def minus(self, other: Estimate) -> Estimate:
+        """The difference on the same draws, of which there are none if one side has none."""
+        known = self.draws.size and other.draws.size
+        draws = self.draws - other.draws if known else np.empty(0)
+        return Estimate(self.value - other.value, draws, self.n)
 
     @property
     def stderr(self) -> float:
@@ -108,11 +127,11 @@ class Estimate(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Percentile interval at `CONFIDENCE`."""
+        """Percentile interval at `CONFIDENCE`, within the values that there are."""
         if not self.draws.size:
             return float("nan"), float("nan")
         tail = (1 - CONFIDENCE) / 2
-        low, high = np.nanquantile(self.draws, (tail, 1 - tail))
+        low, high = np.clip(np.nanquantile(self.draws, (tail, 1 - tail)), *self.bounds)
         return float(low), float(high)
 
 
@@ -152,13 +171,14 @@ def estimate(
     for key, terms in metrics.items():
         columns = slice(start, start + len(terms))
         start += len(terms)
-        contributing = (counts[:, columns] > 0).any(axis=1).sum()
+        # where no term has more than one, the value is that of every draw which has them all
+        contributing = (counts[:, columns] > 0).sum(axis=0).max()
         value = float(values[columns].sum())
         usable = contributing > 1 and not np.isnan(value)
         found[key] = Estimate(
             value=value,
             draws=draws[:, columns].sum(axis=1) if usable else np.empty(0),
-            n=int(np.max([mean.counts for mean in terms], axis=0).sum()),
+            n=round(np.max([mean.counts for mean in terms], axis=0).sum()),
         )
     return found
 
@@ -186,5 +206,5 @@ def estimate_joint(
             known = draws[~np.isnan(draws)]
             usable = len(known) > 1 and joint.n[column] > 1 and not np.isnan(value)
             moved = known - known.mean() + value if usable else np.empty(0)
-            found[key] = Estimate(float(value), moved, joint.n[column])
+            found[key] = Estimate(float(value), moved, joint.n[column], joint.bounds[column])
     return found

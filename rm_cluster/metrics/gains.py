@@ -1,4 +1,4 @@
-"""What an ensemble gains over the best of its members, on the prompts that all of them scored."""
+"""What an ensemble gains over the best of its members, on the comparisons that it decided."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rm_cluster.metrics.estimate import Estimate, Mean, Official, estimate
+from rm_cluster.metrics.estimate import Mean, Official, estimate
 from rm_cluster.metrics.judged import Bools
 from rm_cluster.metrics.table import BenchmarkRewards, p_value
 
@@ -55,7 +55,10 @@ def _gains(
     if not len(judged):
         return
     own = benchmark.terms(judged)
-    theirs = {name: benchmark.terms(benchmark.judged(name, scored)) for name in members}
+    theirs = {
+        name: benchmark.terms(benchmark.judged(name, scored).without(judged.undecided))
+        for name in members
+    }
     domains = {*benchmark.headlines, *benchmark.rows["domain"].unique().to_pylist()}
     resampling = benchmark.resampling
     halves = np.random.default_rng(seed).permutation(len(resampling.stratum)) % 2
@@ -72,11 +75,7 @@ def _gains(
     for chosen_on, found in rivals.items():
         metrics: Official = {key: means for key, (_, means) in found.items()}
         for key, rival in estimate(metrics, judged.position, resampling, seed).items():
-            gain = Estimate(
-                ours[key].value - rival.value,
-                ours[key].draws - rival.draws if rival.draws.size else rival.draws,
-                ours[key].n,
-            )
+            gain = ours[key].minus(rival)
             low, high = gain.interval
             yield {
                 "ensemble": ensemble,

@@ -6,7 +6,7 @@ A judge that only compares pairs has margins and no rewards: its rewards are nan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -35,6 +35,7 @@ class Judged:
             where they follow from rewards.
         orders: Of a judge that saw each two replies in both orders, three arrays [P]: comparisons,
             the sum of its preferences for the first place, and contradictions.
+        hidden: Of all comparisons, those to leave out.
     """
 
     position: Ints
@@ -44,6 +45,7 @@ class Judged:
     num_completions: Ints
     stated: Floats | None = None
     orders: tuple[Floats, Floats, Floats] | None = None
+    hidden: Bools | None = None
 
     @classmethod
     def of(cls, rows: pa.Table, scores: pa.Table, keep: Bools | None = None) -> Judged:
@@ -106,6 +108,8 @@ class Judged:
         margin = self.flat[first + chosen] - self.flat[first + rejected]
         if self.stated is not None:
             margin = np.where(np.isnan(self.stated), margin, self.stated)
+        if self.hidden is not None:
+            margin[self.hidden] = np.nan
         return PairTable(row, margin, chosen, rejected, tie.astype(bool))
 
     @cached_property
@@ -115,6 +119,16 @@ class Judged:
         Gold ties decide nothing and are left out, as are those with a failed completion.
         """
         return self.comparisons.only(~self.comparisons.tie & ~np.isnan(self.comparisons.margin))
+
+    @property
+    def undecided(self) -> Bools:
+        """[R] whether a comparison of all has no margin."""
+        undecided: Bools = np.isnan(self.comparisons.margin)
+        return undecided
+
+    def without(self, comparisons: Bools) -> Judged:
+        """The same, but undecided in some comparisons ([R] of all), whose rewards stay."""
+        return replace(self, hidden=comparisons) if comparisons.any() else self
 
     @cached_property
     def rated(self) -> Bools:

@@ -18,6 +18,9 @@ from rm_cluster.metrics.ranking import (
 )
 from rm_cluster.metrics.strengths import FIRST, SECOND, TIE, tally
 
+_BOUNDS = {"separability": (0.0, 1.0), "brier": (0.0, 1.0)}
+"""Of those that are no correlations, nor an agreement from -1 to 1."""
+
 
 class Battles(NamedTuple):
     """B battles between policies.
@@ -110,4 +113,5 @@ def _joint(name: str, battles: Battles, seed: int, human_ties: HumanTies) -> Joi
         values=np.array([values[metric] for metric in RANKING_METRICS]),
         redrawn=redrawn,
         n=[len(battles.row)] * len(RANKING_METRICS),
+        bounds=[_BOUNDS.get(metric, (-1.0, 1.0)) for metric in RANKING_METRICS],
     )

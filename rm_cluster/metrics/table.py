@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from rm_cluster.columns import any_of, lengths
+from rm_cluster.columns import any_of, lengths, owners
 from rm_cluster.metrics.estimate import (
     Estimate,
     Joint,
@@ -101,51 +102,81 @@ def measure(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> pd.DataFra
     `n` counts comparisons for `accuracy` (and for rankings of policies) and prompts for other
     official metrics, `n_failed` prompts of the group with a failure, `n_truncated` its prompts,
     `n_tied` its comparisons with equal rewards. Where every prompt of a group failed, the value is
-    nan and n is 0.
+    nan and n is 0, of accuracy and of any score that another reward model has.
     """
-    records = [
-        record
-        for benchmark in benchmarks
-        for reward_model in benchmark.scores
-        for record in _metric_records(benchmark, reward_model, seed)
-    ]
+    records = [record for benchmark in benchmarks for record in _metric_records(benchmark, seed)]
     return pd.DataFrame(records, columns=list(METRIC_COLUMNS))
 
 
 def compare(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> pd.DataFrame:
-    """Compare each two reward models on the prompts that both scored (`COMPARISON_COLUMNS`).
+    """Compare each two reward models on the comparisons that both decided (`COMPARISON_COLUMNS`).
 
     `difference` is the first minus the other, for `accuracy` and `score`, overall and per domain,
     with a paired bootstrap: both are drawn alike. `p_value` is two-sided, for no difference. There
-    is no row where one of the two decided nothing.
+    is no row where they decided nothing together.
     """
     records = [record for benchmark in benchmarks for record in _comparisons(benchmark, seed)]
     return pd.DataFrame(records, columns=list(COMPARISON_COLUMNS))
 
 
-def _metric_records(
-    benchmark: BenchmarkRewards, reward_model: str, seed: int
-) -> Iterable[dict[str, Any]]:
-    judged = benchmark.judged(reward_model)
-    found = benchmark.means(judged, seed) | benchmark.joints(judged, seed)
-    scores, members = benchmark.scores[reward_model], benchmark.groups(benchmark.rows)
-    failed = scores["values"].is_null().to_numpy().copy()
-    failed[judged.position] |= judged.incomplete
-    truncated = any_of(scores["truncated"])
-    tied = np.zeros(len(benchmark.rows))
-    tied[judged.position] = num_tied(judged)
-    compared = lengths(benchmark.rows["pairs"]) > 0
-    nothing = Estimate(float("nan"), np.empty(0), 0)
-    lost = [
-        (name, "accuracy")
-        for name, inside in members.items()
-        if (name, "accuracy") not in found and (failed & compared & inside).any()
-    ]
-    for (domain, metric), value in (found | dict.fromkeys(lost, nothing)).items():
+def _metric_records(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, Any]]:
+    tables = {}
+    for name in benchmark.scores:
+        judged = benchmark.judged(name)
+        found = benchmark.means(judged, seed) | benchmark.joints(judged, seed)
+        counts = _Counts.of(benchmark, name, judged)
+        tables[name] = [counts.record(*key, value) for key, value in found.items()]
+        lost = [(group, "accuracy") for group in counts.lost if (group, "accuracy") not in found]
+        tables[name] += [counts.record(*key, _NOTHING) for key in lost]
+    # a leaderboard of scores must not lose whoever failed everywhere
+    known = {name: {(one["domain"], one["metric"]) for one in tables[name]} for name in tables}
+    scores = dict.fromkeys(
+        key for its in known.values() for key in sorted(its) if key[1] == "score"
+    )
+    for name, table in tables.items():
+        if lost := [key for key in scores if key not in known[name]]:
+            counts = _Counts.of(benchmark, name, benchmark.judged(name))
+            table += [counts.record(*key, _NOTHING) for key in lost]
+        yield from table
+
+
+_NOTHING = Estimate(float("nan"), np.empty(0), 0)
+
+
+class _Counts(NamedTuple):
+    """What stands beside a reward model's metrics, each [P] over the rows of the benchmark."""
+
+    benchmark: BenchmarkRewards
+    reward_model: str
+    members: Mapping[str, Bools]
+    failed: Bools
+    truncated: Bools
+    tied: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, benchmark: BenchmarkRewards, reward_model: str, judged: Judged) -> _Counts:
+        scores = benchmark.scores[reward_model]
+        failed = scores["values"].is_null().to_numpy().copy()
+        failed[judged.position] |= judged.incomplete
+        tied = np.zeros(len(benchmark.rows))
+        tied[judged.position] = num_tied(judged)
+        members = benchmark.groups(benchmark.rows)
+        return cls(benchmark, reward_model, members, failed, any_of(scores["truncated"]), tied)
+
+    @property
+    def lost(self) -> list[str]:
+        """Groups with a comparison that failed."""
+        compared = lengths(self.benchmark.rows["pairs"]) > 0
+        return [
+            name for name, inside in self.members.items() if (self.failed & compared & inside).any()
+        ]
+
+    def record(self, domain: str, metric: str, value: Estimate) -> dict[str, Any]:
         low, high = value.interval
-        yield {
-            "reward_model": reward_model,
-            "benchmark": benchmark.name,
+        inside = self.members[domain]
+        return {
+            "reward_model": self.reward_model,
+            "benchmark": self.benchmark.name,
             "domain": domain,
             "metric": metric,
             "value": value.value,
@@ -153,9 +184,9 @@ def _metric_records(
             "ci_low": low,
             "ci_high": high,
             "n": value.n,
-            "n_failed": int(failed[members[domain]].sum()),
-            "n_tied": int(tied[members[domain]].sum()),
-            "n_truncated": int(truncated[members[domain]].sum()),
+            "n_failed": int(self.failed[inside].sum()),
+            "n_tied": int(self.tied[inside].sum()),
+            "n_truncated": int(self.truncated[inside].sum()),
         }
 
 
@@ -164,24 +195,26 @@ def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, A
     valid = {
         name: table["values"].is_valid().to_numpy() for name, table in benchmark.scores.items()
     }
-    known: dict[tuple[str, bytes], dict[tuple[str, str], Estimate]] = {}
+    row = owners(benchmark.rows["pairs"])
+    decided = {name: _decided(benchmark, name, valid[name][row]) for name in benchmark.scores}
+    known: dict[tuple[str, bytes, bytes], dict[tuple[str, str], Estimate]] = {}
 
-    def on_shared(name: str, shared: Bools) -> dict[tuple[str, str], Estimate]:
-        key = (name, shared.tobytes())
+    def on_shared(name: str, shared: Bools, both: Bools) -> dict[tuple[str, str], Estimate]:
+        key = (name, shared.tobytes(), both.tobytes())
         if key not in known:
-            known[key] = benchmark.means(benchmark.judged(name, shared), seed)
+            judged = benchmark.judged(name, shared).without(~both[shared[row]])
+            known[key] = benchmark.means(judged, seed)
         return known[key]
 
     for first, other in itertools.combinations(benchmark.scores, 2):
-        shared = valid[first] & valid[other]
-        estimates = on_shared(first, shared), on_shared(other, shared)
-        # a judge may have decided nothing in a domain
+        shared, both = valid[first] & valid[other], decided[first] & decided[other]
+        estimates = on_shared(first, shared, both), on_shared(other, shared, both)
         for domain, metric in [key for key in estimates[0] if key in estimates[1]]:
             if domain in domains and metric in ("accuracy", "score"):
                 a, b = (found[domain, metric] for found in estimates)
                 if np.isnan(a.value) or np.isnan(b.value):
                     continue
-                difference = Estimate(a.value - b.value, a.draws - b.draws, a.n)
+                difference = a.minus(b)
                 low, high = difference.interval
                 yield {
                     "reward_model": first,
@@ -198,10 +231,17 @@ def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, A
                 }
 
 
+def _decided(benchmark: BenchmarkRewards, reward_model: str, scored: Bools) -> Bools:
+    """Whether each comparison of the benchmark was, given those of scored prompts (both [R])."""
+    decided = np.zeros(len(scored), dtype=bool)
+    decided[scored] = ~benchmark.judged(reward_model).undecided
+    return decided
+
+
 def p_value(difference: Estimate) -> float:
     """Twice the smaller share of draws on one side of zero, the observed one counted in."""
-    num_draws = difference.draws.size
-    if not num_draws:
+    draws = difference.draws[~np.isnan(difference.draws)]
+    if not draws.size:
         return float("nan")
-    below, above = (difference.draws <= 0).sum(), (difference.draws >= 0).sum()
-    return float(min(1.0, 2 * (1 + min(below, above)) / (1 + num_draws)))
+    below, above = (draws <= 0).sum(), (draws >= 0).sum()
+    return float(min(1.0, 2 * (1 + min(below, above)) / (1 + draws.size)))

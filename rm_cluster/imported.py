@@ -57,13 +57,15 @@ class _Found(NamedTuple):
     margins: dict[int, float]
     sides: dict[int, tuple[float, float]]
     errors: list[str]
+    truncated: dict[int, Any]
+    num_tokens: dict[int, Any]
 
 
 def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.Table) -> Scores:
     """Join a reward model's files to a benchmark's rows, by id.
 
-    Ids that repeat are matched in their order, as the rows' own were made unique. A row for which
-    nothing is found has failed, and says so.
+    Ids that repeat are matched in their order, as the rows' own were made unique, where a record is
+    a prompt. A row for which nothing is found has failed, and says so.
 
     Args:
         config: Where the files are.
@@ -71,21 +73,28 @@ def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.T
         rows: P rows with `id`, `num_completions`, `pairs` and `metadata`.
 
     Raises:
-        DataFormatError: A file or a record cannot be understood.
+        DataFormatError: A file or a record cannot be understood, or all are of other models.
     """
     rules = BENCHMARKS[benchmark.type]
     found: dict[str, _Found] = {}
     seen: dict[str, int] = {}
+    named: set[str] = set()
     num_records = 0
     for place, record in _records(config):
         try:
             if isinstance(record, Unreadable):
                 raise DataFormatError(record.reason)
+            named.add(str(record.get("reward_model") or config.name))
             if _concerns(record, config.name, benchmark.name):
                 num_records += 1
                 _take(record, place, rules, found, seen)
         except DataFormatError as error:
             raise DataFormatError(f"{place.file}:{place.line}: {error}") from None
+    if named and config.name not in named:
+        raise DataFormatError(
+            f"{config.path} holds no scores of {config.name!r}, but of {', '.join(sorted(named))}; "
+            "set `name` to one of them."
+        )
     lines = [
         _line(found.get(row["id"]), row, rules.partial_rows, config.path)
         for row in rows.select(["id", "num_completions", "pairs", "metadata"]).to_pylist()
@@ -120,7 +129,7 @@ def _records(config: ImportedConfig) -> Iterator[tuple[Place, Record | Unreadabl
 
 def _concerns(record: Record, reward_model: str, benchmark: str) -> bool:
     """Whether a record is of this reward model and benchmark, as far as it says."""
-    if record.get("reward_model") not in (None, reward_model):
+    if record.get("reward_model") not in (None, "", reward_model):
         return False
     return "id" not in record or record.get("benchmark") in (None, benchmark)
 
@@ -137,26 +146,48 @@ def _take(
     id = str(record["id"]) if "id" in record else rules.row_id(record, place)
     one_of_many = pair is not None or "completion" in record
     key = id if one_of_many else unique_id(id, seen)
-    into = found.setdefault(key, _Found({}, {}, {}, []))
-    if record.get("error") is not None:
+    into = found.setdefault(key, _Found({}, {}, {}, [], {}, {}))
+    if record.get("error"):
         into.errors.append(str(record["error"]))
-        return
+        if not record.get("values") and not record.get("margins"):
+            return
     if pair is not None:
-        into.sides[pair] = (_score(record.get("score_1")), _score(record.get("score_2")))
+        sides = (_score(record.get("score_1")), _score(record.get("score_2")))
+        _once(into.sides, pair, sides, f"pair {pair} of {id!r}")
     elif "completion" in record:
-        into.scores[int(number(record["completion"], "completion"))] = _score(record.get("reward"))
+        number_of = _whole(record["completion"])
+        reward = _score(record.get("reward"))
+        _once(into.scores, number_of, reward, f"completion {number_of} of {id!r}")
     else:
         into.scores.update(_scores(record))
         margins = _list(record.get("margins"), "margins") or []
         into.margins.update({i: _score(margin) for i, margin in enumerate(margins)})
+        for counts, name in ((into.truncated, "truncated"), (into.num_tokens, "num_tokens")):
+            if isinstance(record.get(name), list):  # of our own files, and so never text
+                counts.update(enumerate(record[name]))
+
+
+def _once(known: dict[int, Any], position: int, value: Any, what: str) -> None:
+    """Add a score; which row a second one of the same id is for cannot be told."""
+    if position in known:
+        raise DataFormatError(f"a second score of {what}; give each prompt an id of its own")
+    known[position] = value
+
+
+def _whole(value: Any) -> int:
+    found = number(value, "completion")
+    if found != int(found):
+        raise DataFormatError(f"completion must be a whole number from 0, got {value!r}")
+    return int(found)
 
 
 def _pair_of(record: Record) -> tuple[int | None, Record]:
     """The position in a judge's `uid`, and the record with the question that it names."""
     question, plus, position = str(record.get("uid", "")).rpartition("+")
-    if not plus or not position.isdigit() or "score_3" in record:
+    if not plus or not position.isdecimal() or "score_3" in record:
         return None, record
-    return int(position), {**record, "question_id": question}
+    named = {key: value for key, value in record.items() if key != "uid"}
+    return int(position), {**named, "question_id": question}
 
 
 def _scores(record: Record) -> dict[int, float]:
@@ -217,9 +248,12 @@ def _line(found: _Found | None, row: Record, partial: bool, path: str) -> Record
         return {"error": "; ".join(found.errors) or "scoring failed"}
     if num_lost and not margins and not partial:
         return {"error": f"{num_lost} of {num} completions have no score"}
+    tokens = [found.num_tokens.get(i) for i in range(num)]
     return {
         "values": values,
-        "truncated": [False] * num,
+        "num_tokens": None if None in tokens else tokens,
+        "truncated": [bool(found.truncated.get(i, False)) for i in range(num)],
+        "error": "; ".join(found.errors) or None,
         "margins": [margins.get(i, math.nan) for i in range(num_pairs)] if margins else None,
     }
 

@@ -9,6 +9,7 @@ is stored is taken out by the driver before anything is sent.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -94,10 +95,13 @@ def sample(
     store = SampleStore(run.output_dir, contract_id(generator.contract))
     stored, folder = store.read(), Folder(snapshot.url)
     windows = []
+    asked: set[str] = set()
     for file in snapshot.windows:
         by_first: dict[int, list[int]] = {}
         for position, key in enumerate(folder.read_table(file, ["content"])["content"].to_pylist()):
-            by_first.setdefault(stored.num_stored(key), []).append(position)
+            if key not in asked:
+                by_first.setdefault(stored.num_stored(key), []).append(position)
+            asked.add(key)
         windows += [
             Window(snapshot.benchmark.name, snapshot.url, file, positions, first)
             for first, positions in sorted(by_first.items())
@@ -256,22 +260,26 @@ def lost(name: str, num: int, output_dir: str) -> ScoringError:
 
 
 def _missing(snapshots: Sequence[Snapshot], stored: StoredRewards) -> list[Window]:
-    """The anti-join: which rows of which windows the store cannot answer for."""
+    """The anti-join: which rows of which windows the store cannot answer for.
+
+    Equal rows of windows that are looked up together are measured once.
+    """
+    places = [(snapshot, file) for snapshot in snapshots for file in snapshot.windows]
     return [
         window
-        for snapshot in snapshots
-        for start in range(0, len(snapshot.windows), _WINDOWS_AT_ONCE)
-        for window in _missing_of(snapshot, start, stored)
+        for start in range(0, len(places), _WINDOWS_AT_ONCE)
+        for window in _missing_of(places[start : start + _WINDOWS_AT_ONCE], stored)
     ]
 
 
-def _missing_of(snapshot: Snapshot, start: int, stored: StoredRewards) -> Iterator[Window]:
-    """The same for some windows of one snapshot."""
-    files = snapshot.windows[start : start + _WINDOWS_AT_ONCE]
-    contents = Folder(snapshot.url).read_tables(files, ["content"])
+def _missing_of(places: Sequence[tuple[Snapshot, str]], stored: StoredRewards) -> Iterator[Window]:
+    """The same for some windows."""
+    contents: list[pa.Table] = []
+    for url, its in itertools.groupby(places, key=lambda place: place[0].url):
+        contents += Folder(url).read_tables([file for _, file in its], ["content"])
     missing = stored.missing(pa.concat_tables(contents)["content"])
     first = 0
-    for file, content in zip(files, contents, strict=True):
+    for (snapshot, file), content in zip(places, contents, strict=True):
         here = missing[(missing >= first) & (missing < first + len(content))] - first
         first += len(content)
         if len(here):

@@ -21,6 +21,8 @@ from rm_cluster.types import ROW_SCHEMA, Row
 
 WINDOW_ROWS = 1024
 WINDOW_CHARACTERS = 32_000_000
+_PAIR_CHARACTERS = 64
+"""What a pair counts for; graded pools have about as many as half the square of their size."""
 
 JUDGED_COLUMNS = (
     "id", "domain", "slices", "labels", "policies", "pairs", "num_completions", "content",
@@ -142,6 +144,7 @@ def _windows(
             num_rows += 1
             characters += sum(map(len, row["completions"]))
             characters += sum(len(message["content"]) for message in row["prompt"])
+            characters += _PAIR_CHARACTERS * len(row["pairs"])
         if (
             len(window) + len(rejected) >= WINDOW_ROWS
             or characters >= WINDOW_CHARACTERS

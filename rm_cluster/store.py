@@ -239,10 +239,15 @@ class StoredRewards:
         self._contract_id = contract_id
 
     def missing(self, content: pa.Array) -> npt.NDArray[np.int64]:
-        """Positions of the prompt groups ([P] content hashes) that are still to be measured."""
-        known = self._ordered_keys()[: self._num_usable]
-        found: Bools = pc.is_in(self._keys(content), value_set=known).to_numpy(zero_copy_only=False)
-        return np.flatnonzero(~found)
+        """Positions of the prompt groups ([P] content hashes) that are still to be measured.
+
+        Of those that are equal, the first.
+        """
+        known, keys = self._ordered_keys()[: self._num_usable], self._keys(content)
+        found: Bools = pc.is_in(keys, value_set=known).to_numpy(zero_copy_only=False)
+        positions = np.flatnonzero(~found)
+        distinct = keys.take(positions).dictionary_encode().indices
+        return positions[np.sort(np.unique(distinct, return_index=True)[1])]
 
     def lookup(self, content: pa.Array) -> pa.Table:
         """What is stored of each prompt group, errors included; nulls where there is nothing.

@@ -225,3 +225,59 @@ def test_more_scores_than_completions_are_an_error_of_the_row(
 def test_a_path_that_is_not_there_is_told() -> None:
     with pytest.raises(DataFormatError, match="No file or folder"):
         find_score_files(ImportedConfig(path="nowhere/scores", name="x"))
+
+
+def test_our_own_rewards_keep_what_stands_beside_them(tmp_path: Path, rows: list[Row]) -> None:
+    first, second = [row for row in rows if row["domain"] == "human_preference"][:2]
+    records = [
+        {"id": first["id"], "values": [1.0, 2.0], "truncated": [True, False],
+         "num_tokens": [9, 3], "error": "", "margins": None},
+        {"id": second["id"], "values": [None, None], "truncated": [False, False],
+         "num_tokens": None, "error": "1 of 2 questions failed", "margins": [0.5]},
+    ]  # fmt: skip
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    one, other = imported(tmp_path / "s.jsonl", [first, second]).table.to_pylist()
+    assert (one["truncated"], one["num_tokens"], one["error"]) == ([True, False], [9, 3], None)
+    assert other["margins"] == [0.5]
+    assert other["error"] == "1 of 2 questions failed"
+
+
+def test_scores_of_other_models_alone_are_told(tmp_path: Path, rows: list[Row]) -> None:
+    record = {"reward_model": "skywork", "id": rows[0]["id"], "values": [1.0, 2.0]}
+    (tmp_path / "rewards.jsonl").write_text(json.dumps(record))
+    with pytest.raises(DataFormatError, match=r"no scores of 'ours', but of skywork; set `name`"):
+        imported(tmp_path / "rewards.jsonl", rows, name="ours")
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (
+            [{"id": "a", "completion": 0, "reward": 1}, {"id": "a", "completion": 0, "reward": 2}],
+            r":2: a second score of completion 0 of 'a'",
+        ),
+        ([{"id": "a", "completion": 0.5, "reward": 1}], r"must be a whole number from 0, got 0.5"),
+    ],
+)
+def test_a_completion_has_one_score(
+    tmp_path: Path, rows: list[Row], records: list[dict[str, Any]], message: str
+) -> None:
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    with pytest.raises(DataFormatError, match=message):
+        imported(tmp_path / "s.jsonl", rows)
+
+
+@pytest.mark.parametrize("name", ["id", "prompt_id", "question_id", "uid"])
+def test_ones_own_preferences_are_found_by_any_id(tmp_path: Path, name: str) -> None:
+    record = {name: "q7", "prompt": "p", "chosen": "a", "rejected": "b"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"})
+        + "\n" + json.dumps(record))  # fmt: skip
+    mine = BenchmarkConfig(name="mine", type="preferences", path=str(tmp_path / "mine.jsonl"))
+    its = list(read_rows(mine))
+    (tmp_path / "s.jsonl").write_text(json.dumps({name: "q7", "score_1": 3, "score_2": 1}))
+    found = imported(tmp_path / "s.jsonl", its, benchmark=mine)
+    assert found.table["values"].to_pylist() == [None, [3.0, 1.0]]
+    judged = {"uid": "q7+0", "score_1": 3, "score_2": 1}
+    (tmp_path / "s.jsonl").write_text(json.dumps(judged))
+    found = imported(tmp_path / "s.jsonl", its, benchmark=mine)
+    assert found.table["margins"].to_pylist() == [None, [2.0]]

@@ -96,3 +96,10 @@ def test_auc_within_prompts_is_the_mean_over_those_with_both_kinds() -> None:
 
 def test_auc_of_one_kind_does_not_exist() -> None:
     assert np.isnan(roc_auc(np.ones((1, 3)), np.ones((1, 3))))
+
+
+def test_prompts_are_taken_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rewards, labels = pools(3)
+    whole = best_of_k(rewards, labels)
+    monkeypatch.setattr("rm_cluster.metrics.picks._CHUNK_ELEMENTS", 150)
+    assert np.array_equal(best_of_k(rewards, labels), whole)

@@ -208,7 +208,17 @@ def test_without_id_and_domain_the_place_names_them() -> None:
 def test_helpsteer2_ratings_of_one_prompt_become_one_pool(tmp_path: Path) -> None:
     file = tmp_path / "ratings.jsonl"
     rated = [("p", "a", 4), ("p", "b", 1), ("q", "c", 2), ("q", "d", 2)]
-    records = [{"prompt": p, "response": r, "helpfulness": h, "verbosity": 1} for p, r, h in rated]
+    records = [
+        {
+            "id": f"of {p}",
+            "domain": "d",
+            "prompt": p,
+            "response": r,
+            "helpfulness": h,
+            "verbosity": 1,
+        }
+        for p, r, h in rated
+    ]
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     first, second = read_rows(BenchmarkConfig.model_validate(str(file)))
     assert isinstance(first, dict)
@@ -217,6 +227,7 @@ def test_helpsteer2_ratings_of_one_prompt_become_one_pool(tmp_path: Path) -> Non
     assert first["labels"] == [4, 1]
     assert first["pairs"] == ONE_PAIR
     assert second["pairs"] == []
+    assert [(one["id"], one["domain"]) for one in (first, second)] == [("of p", "d"), ("of q", "d")]
 
 
 def test_hh_transcripts(shared_data: Path) -> None:

@@ -37,3 +37,23 @@ def test_what_is_missing_is_found_in_every_window(
     ]
     assert keys == [contents[i] for i in lost]
     assert [window.file for window in found] == [taken.windows[w] for w in (0, 1, 3)]
+
+
+def test_equal_rows_are_measured_once_in_whatever_benchmark(tmp_path: Path) -> None:
+    taken = []
+    for name, numbers in (("mine", [0, 1, 0, 2]), ("yours", [2, 3, 1, 3])):
+        rows = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in numbers]
+        source = tmp_path / f"{name}.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = BenchmarkConfig.model_validate(str(source))
+        taken.append(snapshot.take_snapshot(config, None, str(tmp_path / "out")))
+    store = RewardStore(str(tmp_path), "contract")
+    found = scoring._missing(taken, store.read(None, "error"))
+    assert [(one.benchmark, one.positions) for one in found] == [
+        ("mine", [0, 1, 3]),
+        ("yours", [1]),
+    ]
+    # what a run finds for the others is what was measured of the first
+    contents = [one.table()["content"].to_pylist() for one in taken]
+    asked = {contents[0][i] for i in (0, 1, 3)} | {contents[1][1]}
+    assert {content for its in contents for content in its} == asked

@@ -51,6 +51,15 @@ def test_long_prompts_and_many_views_of_a_row_make_more_windows(
     assert seen.table()["id"].to_pylist() == ids
 
 
+def test_many_pairs_make_more_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rm_cluster.snapshot.WINDOW_CHARACTERS", 10_000)
+    file = tmp_path / "mine.jsonl"
+    record = {"prompt": "p", "completions": list("abcdefghijklmnop"), "labels": list(range(16))}
+    file.write_text("".join(json.dumps(record) + "\n" for _ in range(6)))
+    taken = take_snapshot(BenchmarkConfig.model_validate(str(file)), None, str(tmp_path / "out"))
+    assert (taken.num_rows, len(taken.windows)) == (6, 3), "120 pairs each"
+
+
 def test_a_snapshot_replaces_the_one_before(tmp_path: Path) -> None:
     config = write(tmp_path / "mine.jsonl", 30)
     take_snapshot(config, None, str(tmp_path / "out"))

@@ -45,6 +45,12 @@ def test_what_is_stored_is_found_and_nothing_else(store: RewardStore) -> None:
     assert found["values"].to_pylist() == [[3.0, 4.0], None, [1.0, 2.0]]
 
 
+def test_of_equal_prompts_the_first_is_measured(store: RewardStore) -> None:
+    store.append([measured("a", [1.0, 2.0])])
+    keys = pa.array(["c", "a", "b", "c", "b", "c", "a", "d"])
+    assert store.read(50, "error").missing(keys).tolist() == [0, 2, 7]
+
+
 def test_contracts_do_not_mix(store: RewardStore, tmp_path: Path) -> None:
     store.append([measured("a", [1.0, 2.0])])
     assert missing(RewardStore(str(tmp_path), "another"), "a") == ["a"]

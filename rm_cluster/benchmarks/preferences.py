@@ -53,6 +53,8 @@ _TEXT_COLUMNS = frozenset(
     (*_PROMPTS, *_FIRST, *_SECOND, "chosen", "rejected", "completion", "completions", "messages")
 )
 
+_RATED = frozenset({"prompt", "response", "helpfulness"})
+
 Comparison = tuple[list[Message], list[str], list[Pair]]
 
 
@@ -269,6 +271,7 @@ def join_ratings(
         if _is_rated(first):
             rated: list[Any] = [record for _, record in rows]
             first = {
+                **{key: rated[0][key] for key in rated[0].keys() - _RATED - _TEXT_COLUMNS},
                 "prompt": rated[0]["prompt"],
                 "completions": [record["response"] for record in rated],
                 "labels": [record["helpfulness"] for record in rated],
@@ -277,8 +280,12 @@ def join_ratings(
 
 
 def _is_rated(record: Record | Unreadable) -> TypeGuard[Record]:
-    wanted = {"prompt", "response", "helpfulness"}
-    return isinstance(record, dict) and wanted <= record.keys()
+    return isinstance(record, dict) and record.keys() >= _RATED
 
 
-BENCHMARK = Benchmark(name="preferences", hub=(), parse=parse, join=join_ratings)
+def scored_id(record: Record, place: Place) -> str:
+    """The id that a score computed elsewhere gives, under any of its names, or its line."""
+    return str(_first(record, _IDS, default=place.line))
+
+
+BENCHMARK = Benchmark(name="preferences", hub=(), parse=parse, join=join_ratings, row_id=scored_id)

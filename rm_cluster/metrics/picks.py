@@ -41,8 +41,13 @@ def best_of_k(rewards: Floats, labels: Floats) -> Floats:
     gold = np.take_along_axis(np.asarray(labels, dtype=float), order, axis=1)
     below, through = _tie_bounds(ascending)
     within = _subset_share(rewards.shape[1])
-    weights = (within[through] - within[below]) / (through - below)[..., None]
-    curve: Floats = np.einsum("pn,pnk->pk", gold, weights)
+    curve = np.empty(gold.shape)
+    at_once = max(1, _CHUNK_ELEMENTS // max(1, within.size))
+    for start in range(0, len(gold), at_once):
+        rows = slice(start, start + at_once)
+        chances = within[through[rows]] - within[below[rows]]
+        weights = chances / (through[rows] - below[rows])[..., None]
+        curve[rows] = np.einsum("pn,pnk->pk", gold[rows], weights)
     return curve
 
 

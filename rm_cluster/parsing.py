@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -41,7 +42,7 @@ def parse_config(
 
 def _read_yaml(path: Path) -> Any:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(
             f"Cannot read the configuration {str(path)!r}: {error.strerror}."
@@ -52,6 +53,18 @@ def _read_yaml(path: Path) -> Any:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, got {type(data).__name__}.")
     return data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once; PyYAML takes the last of several, in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                mark = node.value[i][0].start_mark
+                raise yaml.YAMLError(f"line {mark.line + 1}: {key!r} stands there a second time")
+        return super().construct_mapping(node, deep)
 
 
 def _override(data: Any, text: str) -> Any:
@@ -71,7 +84,7 @@ def _replaced(data: Any, keys: list[str], leaf: Any, key: str) -> Any:
         return leaf
     head, *rest = keys
     if isinstance(data, list):
-        if not head.isdigit() or int(head) >= len(data):
+        if not head.isdecimal() or int(head) >= len(data):
             raise ConfigError(
                 f"Cannot apply {key!r}: {head!r} must be a position from 0 to {len(data) - 1}."
             )
@@ -104,9 +117,15 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] != "value_error":  # ours may begin with a name
             reason = f"{reason[0].lower()}{reason[1:]}"
-        message = f"{where} is wrong: {reason} (got {shown})."
+        message = f"{where} is wrong: {reason} (got {shown}).{_number_hint(first['input'])}"
     more = f" ({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
     return " ".join((message + more).split())
+
+
+def _number_hint(value: Any) -> str:
+    """For text that YAML does not read as a number, and everybody else does."""
+    written = re.fullmatch(r"([-+]?\d+)([eE][-+]?\d+)", value) if isinstance(value, str) else None
+    return f" YAML reads that as text; write {written[1]}.0{written[2]}." if written else ""
 
 
 def _shown(value: Any, where: str) -> str:

@@ -104,6 +104,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"serving": {"num_gpus": float("inf")}}, "serving.num_gpus is wrong"),
     ({"serving": []}, "serving is wrong"),
     ({"scoring": {"max_failed_fraction": 1.1}}, "max_failed_fraction is wrong"),
+    ({"scoring": {"max_failed_fraction": "1e-3"}}, "YAML reads that as text; write 1.0e-3."),
     ({"scoring": {"truncation": "right"}}, "'error' or 'left_prompt'"),
     ({"output_dir": ""}, "output_dir is wrong"),
     ({"output_dir": 5}, "output_dir is wrong"),
@@ -121,7 +122,16 @@ def test_what_is_wrong_is_said_in_a_line(change: dict[str, Any], said: str) -> N
 
 @pytest.mark.parametrize(
     "override",
-    ["limit", "=3", ".=3", "limit=[", "reward_models.9.name=x", "reward_models.x.name=y", "nope=1"],
+    [
+        "limit",
+        "=3",
+        ".=3",
+        "limit=[",
+        "reward_models.9.name=x",
+        "reward_models.x.name=y",
+        "reward_models.\N{SUPERSCRIPT TWO}.name=y",
+        "nope=1",
+    ],
 )
 def test_overrides_that_lead_nowhere(override: str) -> None:
     with pytest.raises(ConfigError):
@@ -206,3 +216,10 @@ def test_a_config_whose_name_looks_like_a_setting(
     monkeypatch.setattr("sys.argv", ["evaluate.py", str(file), "limit=7"])
     run = read_command_line(EvaluateConfig, dict)
     assert (run.limit, run.output_dir) == (7, "s3://bucket/run-1")
+
+
+def test_a_key_stands_once(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("seed: 1\nscoring:\n  tokens_per_request: 8\n  tokens_per_request: 9\n")
+    with pytest.raises(ConfigError, match=r"line 4: 'tokens_per_request' stands there a second"):
+        parse_config(EvaluateConfig, str(file))

@@ -243,3 +243,14 @@ def test_hh_transcripts(shared_data: Path) -> None:
             assert record[side].count("\n\nHuman:") == sum(
                 m["role"] == "user" for m in row["prompt"]
             )
+
+
+def test_no_domain_takes_the_name_of_all_rows(tmp_path: Path) -> None:
+    records = [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "domain": d} for d in ("overall", "x")
+    ]
+    (tmp_path / "f.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    wrong, right = read_rows(BenchmarkConfig.model_validate(str(tmp_path / "f.jsonl")))
+    assert isinstance(wrong, RejectedRow)
+    assert "its domain is 'overall', which means all rows" in wrong.reason
+    assert isinstance(right, dict)

@@ -37,6 +37,7 @@ from rm_cluster.benchmarks.conversations import (
 from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, number, pair, text, texts
 from rm_cluster.benchmarks.source import Place, Unreadable
 from rm_cluster.errors import DataFormatError
+from rm_cluster.metrics.pairwise import OVERALL
 from rm_cluster.types import Message, Pair, Record, Row
 
 _PROMPTS = ("prompt", "context", "conversation", "instruction")
@@ -75,9 +76,15 @@ def description(record: Record, place: Place) -> dict[str, Any]:
     """What a record says beside prompt and completions, as arguments of `make_row`."""
     tags = record.get("slices") or record.get("tags") or []
     languages = [record["language"]] if isinstance(record.get("language"), str) else []
+    domain = str(_first(record, _DOMAINS, default=place.stem))
+    if domain == OVERALL:
+        raise DataFormatError(
+            f"its domain is {OVERALL!r}, which means all rows; give it another (where a row has "
+            "none, it is the file's name)"
+        )
     return {
         "id": _first(record, _IDS, default=f"{place.stem}:{place.line}"),
-        "domain": str(_first(record, _DOMAINS, default=place.stem)),
+        "domain": domain,
         "slices": texts(tags if isinstance(tags, list) else [tags], "slices") + languages,
         "metadata": {key: value for key, value in record.items() if key not in _TEXT_COLUMNS},
     }

@@ -89,6 +89,13 @@ def right_padded(texts: Sequence[TokenIds], pad: int = 0) -> tuple[torch.Tensor,
     return input_ids.to(device()), lengths.to(device())
 
 
+def masked(model: Any, texts: Sequence[TokenIds]) -> dict[str, torch.Tensor]:
+    """What an encoder takes; some look for the last token by what pads, whatever the mask."""
+    input_ids, lengths = right_padded(texts, model.config.get_text_config().pad_token_id or 0)
+    mask = torch.arange(input_ids.shape[1], device=device()) < lengths[:, None]
+    return {"input_ids": input_ids, "attention_mask": mask.long()}
+
+
 def distinct(texts: Sequence[TokenIds]) -> tuple[list[TokenIds], list[int]]:
     """Return the texts that differ, and which of them each text is.
 

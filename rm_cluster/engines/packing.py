@@ -63,6 +63,11 @@ def is_packed(config: PretrainedConfig, hf_config: Any) -> bool:
     """
     if config.attn_implementation is not None or hf_config.model_type not in VERIFIED:
         return False
+    if config.trust_remote_code and getattr(hf_config, "auto_map", None):
+        return False  # whatever that code does
+    slides = "sliding_attention" in (getattr(hf_config, "layer_types", None) or ())
+    if slides and getattr(hf_config, "use_sliding_window", True) is False:
+        return False  # masks and attention would read the contradiction in two ways
     return mixed_length(hf_config) is None and is_causal(hf_config)
 
 

@@ -1,4 +1,4 @@
-"""Measurements on torch: rewards, log-probs of given tokens, embeddings.
+"""Measurements on torch: rewards and log-probs of given tokens.
 
 Shapes: B texts of a batch, T tokens of its longest, N hidden states, H hidden, V vocabulary, R
 scored tokens.
@@ -12,24 +12,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rm_cluster.config import ClassifierConfig, EmbeddingConfig, LogprobConfig, PretrainedConfig
+from rm_cluster.config import ClassifierConfig, LogprobConfig
 from rm_cluster.engines.decoder import (
     Decoder,
     States,
     distinct,
     enough,
+    masked,
     padded_batches,
     require_known,
-    right_padded,
     token_budget,
 )
-from rm_cluster.engines.device import device
+from rm_cluster.engines.embedding import EmbeddingEngine
 from rm_cluster.engines.heads import attach_head, read_in_full
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.logits import float32_head, rows_at_once
 from rm_cluster.engines.packing import Positions, TokenIds, is_causal, is_packed, mixed_length
+from rm_cluster.engines.probing import (
+    alike,
+    hears_padding,
+    reads_last_token,
+    sees_no_token_to_come,
+    some_tokens,
+)
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import head_weights
@@ -66,17 +73,23 @@ class ClassifierEngine:
         self._head, prefix = _head(self._model, config.name)
         if dtype != "float32":
             read_in_full(self._head, prefix, config)
+        self._head.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
         self._weights = head_weights(config.head_weights, _num_outputs(self._model), config.name)
+        self._reads_last = _is_decoder(self._model) and reads_last_token(self._model, self._head)
         self._decoder: Decoder | None = None
-        if _is_decoder(self._model) and is_causal(self._model.config):
+        if (
+            self._reads_last
+            and is_causal(self._model.config)
+            and sees_no_token_to_come(self._model)
+        ):
             self._decoder = Decoder(
                 self._model,
                 packed=is_packed(config, self._model.config),
                 tokens_per_batch=token_budget(config),
                 num_threads=num_threads,
             )
-        else:
-            self._head.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
+        elif hears_padding(self._model, self._pooled):
+            self._mixed = 0
 
     @property
     def num_outputs(self) -> int:
@@ -96,12 +109,12 @@ class ClassifierEngine:
 
         def use(states: States) -> None:
             last = states.hidden[[int(places[-1]) for places in states.where]]
-            found[states.indices] = self._outputs(self._head(last.float()))
+            found[states.indices] = self._outputs(self._head(last))
 
         if self._decoder is None:
             sizes = [len(ids) for ids in texts]
             for indices in padded_batches(sizes, self._tokens_per_batch, self._mixed):
-                found[indices] = self._pooled_by_model([texts[i] for i in indices])
+                found[indices] = self._outputs(self._pooled([texts[i] for i in indices]))
         else:
             final = np.array([len(ids) - 1 for ids in texts], dtype=np.int64)
             self._decoder.each(texts, final, use)
@@ -110,11 +123,16 @@ class ClassifierEngine:
     def _outputs(self, logits: torch.Tensor) -> npt.NDArray[np.float64]:
         return _numbers(logits).reshape(-1, len(self._weights))
 
-    def _pooled_by_model(self, texts: list[TokenIds]) -> npt.NDArray[np.float64]:
-        # some look for the last token by what pads, whatever the mask
-        input_ids, lengths = right_padded(texts, self._model.config.pad_token_id or 0)
-        mask = (torch.arange(input_ids.shape[1], device=device()) < lengths[:, None]).long()
-        return self._outputs(self._model(input_ids=input_ids, attention_mask=mask).logits)
+    def _pooled(self, texts: Sequence[TokenIds]) -> torch.Tensor:
+        """[B, H] of a batch of an encoder, or of a decoder whose tokens see those to come."""
+        inputs = masked(self._model, texts)
+        if not self._reads_last:
+            logits: torch.Tensor = self._model(**inputs).logits
+            return logits
+        hidden = self._model.base_model(**inputs)[0]
+        last = inputs["attention_mask"].sum(1) - 1
+        outputs: torch.Tensor = self._head(hidden[torch.arange(len(texts)), last])
+        return outputs
 
 
 class LogprobEngine:
@@ -220,60 +238,19 @@ class LogprobEngine:
 
     def _check(self, model: Any, name: str) -> None:
         """Hold the head that is applied here against the model's own logits, on a few tokens."""
-        ids = torch.arange(6, device=device())[None] % self._head.weight.shape[0]
-        changed = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
-        hidden, others = (model.base_model(input_ids=i, use_cache=False)[0] for i in (ids, changed))
-        own = model(input_ids=ids, use_cache=False).logits.float()
-        room = 1e-4 if model.dtype == torch.float32 else 0.05
-        if not torch.allclose(hidden[0, :-1].float(), others[0, :-1].float(), rtol=room, atol=room):
+        if not sees_no_token_to_come(model):
             raise ConfigError(
                 f"{name} is a {type(model).__name__} that sees tokens to come; log-probs need a "
                 "causal language model."
             )
-        if not torch.allclose(self._logits(hidden[0]), own[0], rtol=room, atol=room):
+        ids = some_tokens(model, 6)[None]
+        hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        if not alike(self._logits(hidden[0]), own[0], model):
             raise ConfigError(
                 f"{name} is a {type(model).__name__}, which does more to its logits than its "
                 "output embeddings, a scale and a soft cap; its log-probs would be wrong."
             )
-
-
-class EmbeddingEngine:
-    """An encoder in memory.
-
-    Args:
-        config: Which, and how.
-        dtype: Of the weights; the mean over tokens is float32.
-        num_threads: Of torch on a CPU; torch's own choice if None.
-    """
-
-    def __init__(self, config: EmbeddingConfig, dtype: str, num_threads: int | None = None) -> None:
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
-        self._tokens_per_batch = enough(token_budget(config))
-        self._model = load_pretrained(AutoModel, config, dtype, "an encoder", _is_no_part)
-        self._mixed = mixed_length(self._model.config)
-
-    @torch.inference_mode()
-    def embeddings(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
-        """Return [n, d] means of the last hidden states over each text's tokens, to length 1."""
-        texts, index = distinct(token_ids)
-        require_known(texts, self._model)
-        found = np.empty((len(texts), self._model.config.hidden_size))
-        sizes = [len(ids) for ids in texts]
-        for indices in padded_batches(sizes, self._tokens_per_batch, self._mixed):
-            input_ids, lengths = right_padded([texts[i] for i in indices])
-            mask = torch.arange(input_ids.shape[1], device=device()) < lengths[:, None]
-            hidden = self._model(input_ids=input_ids, attention_mask=mask.long())[0].float()
-            total = (hidden * mask[..., None]).sum(1)
-            # the number of tokens cancels when the length becomes 1
-            unit = torch.nn.functional.normalize(total, dim=-1)
-            found[indices] = unit.cpu().double().numpy()
-        return found[index]
-
-
-def _is_no_part(model: Any, config: PretrainedConfig, missing: Sequence[str]) -> bool:
-    """Whether no mean of hidden states needs what is missing: a pooler, which comes after them."""
-    return all(name.startswith("pooler.") for name in missing)
 
 
 def _is_decoder(model: Any) -> bool:

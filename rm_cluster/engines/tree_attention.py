@@ -34,6 +34,8 @@ out: on an H200, with heads of 128 in bfloat16, they take 1.37 times as long as 
 _MOST_DIM = 128
 """Of a head of short floats, for small blocks: more would not fit every GPU."""
 
+_QUERIES_AT_ONCE = 1024
+"""Of a text, where scores or masks are written out."""
 _PIECE = 128
 """Tokens that attend to each other in one call on a CPU, whose kernel computes what the causal mask
 hides: of a longer piece, the halves do, and then the second attends to the first."""
@@ -214,15 +216,20 @@ def _along_paths(
     out = torch.empty_like(query)
     groups = query.shape[1] // key.shape[1]
     for segment, path in zip(tree.segments, tree.paths, strict=True):
-        here = slice(segment.start, segment.end)
-        mask = _mask(len(path), segment.end - segment.start, sliding_window, query.device)
-        keys, values = (x[:, :, path].repeat_interleave(groups, 1) for x in (key, value))
-        if softcap is None:
-            out[:, :, here] = torch.nn.functional.scaled_dot_product_attention(
-                query[:, :, here], keys, values, mask, scale=scaling
-            )
-        else:
-            out[:, :, here] = _capped(query[:, :, here], keys, values, mask, scaling, softcap)
+        before = len(path) - (segment.end - segment.start)
+        # some at a time, or long texts would take memory by the square of their length
+        for start in range(segment.start, segment.end, _QUERIES_AT_ONCE):
+            here = slice(start, min(start + _QUERIES_AT_ONCE, segment.end))
+            first, last = (before + place - segment.start for place in (here.start, here.stop))
+            near = path[max(0, first + 1 - (sliding_window or last)) : last]
+            mask = _mask(len(near), last - first, sliding_window, query.device)
+            keys, values = (x[:, :, near].repeat_interleave(groups, 1) for x in (key, value))
+            if softcap is None:
+                out[:, :, here] = torch.nn.functional.scaled_dot_product_attention(
+                    query[:, :, here], keys, values, mask, scale=scaling
+                )
+            else:
+                out[:, :, here] = _capped(query[:, :, here], keys, values, mask, scaling, softcap)
     return out
 
 

@@ -1,0 +1,69 @@
+"""Embeddings of texts on torch.
+
+Shapes: B texts of a batch, d hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModel
+
+from rm_cluster.config import EmbeddingConfig, PretrainedConfig
+from rm_cluster.engines.decoder import (
+    distinct,
+    enough,
+    masked,
+    padded_batches,
+    require_known,
+    token_budget,
+)
+from rm_cluster.engines.loading import load_pretrained
+from rm_cluster.engines.packing import TokenIds, mixed_length
+from rm_cluster.engines.probing import hears_padding
+
+
+class EmbeddingEngine:
+    """An encoder in memory.
+
+    Args:
+        config: Which, and how.
+        dtype: Of the weights; the mean over tokens is float32.
+        num_threads: Of torch on a CPU; torch's own choice if None.
+    """
+
+    def __init__(self, config: EmbeddingConfig, dtype: str, num_threads: int | None = None) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self._tokens_per_batch = enough(token_budget(config))
+        self._model = load_pretrained(AutoModel, config, dtype, "an encoder", _is_no_part)
+        self._mixed = mixed_length(self._model.config)
+        if hears_padding(self._model, self._means):
+            self._mixed = 0
+
+    @torch.inference_mode()
+    def embeddings(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
+        """Return [n, d] means of the last hidden states over each text's tokens, to length 1."""
+        texts, index = distinct(token_ids)
+        require_known(texts, self._model)
+        found = np.empty((len(texts), self._model.config.hidden_size))
+        sizes = [len(ids) for ids in texts]
+        for indices in padded_batches(sizes, self._tokens_per_batch, self._mixed):
+            found[indices] = self._means([texts[i] for i in indices]).cpu().double().numpy()
+        return found[index]
+
+    def _means(self, texts: Sequence[TokenIds]) -> torch.Tensor:
+        """[B, d] of a batch."""
+        inputs = masked(self._model, texts)
+        total = (self._model(**inputs)[0].float() * inputs["attention_mask"][..., None]).sum(1)
+        # the number of tokens cancels when the length becomes 1
+        return torch.nn.functional.normalize(total, dim=-1)
+
+
+def _is_no_part(model: Any, config: PretrainedConfig, missing: Sequence[str]) -> bool:
+    """Whether no mean of hidden states needs what is missing: a pooler, which comes after them."""
+    return all(name.startswith("pooler.") for name in missing)

@@ -1,0 +1,84 @@
+"""What a model on torch does, found out on a few tokens: its class and its config may not say it.
+
+Each is asked once, when the weights are in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rm_cluster.engines.device import device
+from rm_cluster.engines.packing import TokenIds
+
+logger = logging.getLogger(__name__)
+
+_SHORT, _LONG = 4, 24
+"""Tokens of the two texts that are padded together."""
+_NEAR = 1e-5
+"""Beyond rounding in float32; what the padding changes is mostly far beyond it."""
+
+
+def some_tokens(model: Any, count: int) -> torch.Tensor:
+    """[count] token ids that a model knows, none of which pads or ends a text."""
+    config = model.config.get_text_config()
+    special = {getattr(config, f"{kind}_token_id", None) for kind in ("pad", "eos", "bos")}
+    number = int(model.get_input_embeddings().weight.shape[0])
+    usable = [token for token in range(min(number, count + 9)) if token not in special] or [0]
+    return torch.tensor((usable * count)[:count], device=device())
+
+
+def alike(a: torch.Tensor, b: torch.Tensor, model: Any, room: float = 1e-4) -> bool:
+    """Whether two results of a model are the same but for rounding."""
+    room = room if model.dtype == torch.float32 else 0.05
+    return torch.allclose(a.float(), b.float(), rtol=room, atol=room)
+
+
+@torch.inference_mode()
+def sees_no_token_to_come(model: Any) -> bool:
+    """Whether what stands before the last token is the same whatever that is."""
+    ids = some_tokens(model, 6)[None]
+    changed = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
+    states, others = (model.base_model(input_ids=i, use_cache=False)[0] for i in (ids, changed))
+    return alike(states[:, :-1], others[:, :-1], model)
+
+
+@torch.inference_mode()
+def reads_last_token(model: Any, head: torch.nn.Module) -> bool:
+    """Whether a classifier's logits are its head on the last hidden state of the last token."""
+    ids = some_tokens(model, 6)[None]
+    states = model.base_model(input_ids=ids)[0]
+    return alike(head(states[:, -1]), model(input_ids=ids).logits, model)
+
+
+@torch.inference_mode()
+def hears_padding(model: Any, compute: Callable[[Sequence[TokenIds]], torch.Tensor]) -> bool:
+    """Whether a text that is padded comes out otherwise than alone, although the mask hides it.
+
+    There are such encoders: those that convolve, mix by Fourier transforms or hash.
+
+    Args:
+        model: Which, loaded.
+        compute: Texts -> [B, d] what is made of them in one batch.
+    """
+    config = model.config.get_text_config()
+    eos = getattr(config, "eos_token_id", None)
+    end = [eos] if isinstance(eos, int) else []  # some encoders read it
+    room = (getattr(config, "max_position_embeddings", None) or 2 * _LONG) // 2
+    texts = [
+        np.array([*some_tokens(model, size).tolist(), *end], dtype=np.int32)
+        for size in (_SHORT, max(_SHORT + 1, min(_LONG, room)))
+    ]
+    together = compute(texts)
+    alone = torch.cat([compute([text]) for text in texts])
+    heard = not alike(together, alone, model, _NEAR)
+    if heard:
+        logger.warning(
+            "%s hears padding, although it is masked: only texts of equal length share a batch",
+            type(model).__name__,
+        )
+    return heard

@@ -79,15 +79,6 @@ def test_rotary_embeddings_that_change_with_length_do_not_hear_of_other_texts(
     assert_equal(scorer.score(rows[::-1])[::-1], expected)
 
 
-def test_decoders_that_see_what_is_to_come_are_padded(tmp_path: Path) -> None:
-    options = {"use_bidirectional_attention": True}
-    folder = save_family("Gemma3Text", tmp_path / "m", tokenizer(), **options)
-    scorer = rmc.Classifier(model=str(folder))
-    assert scorer.contract["batching"] == "padded"
-    rows = random_rows(8, seed=2)
-    assert_equal(scorer.score(rows), one_at_a_time(folder, rows))
-
-
 def test_pooling_by_what_pads(tmp_path: Path) -> None:
     config = transformers.ModernBertDecoderConfig(
         vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,

@@ -51,9 +51,13 @@ def alone(
     return (scores.softmax(-1) @ value).transpose(0, 1)
 
 
+@pytest.mark.parametrize("at_once", [1, 5, 1024])
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 1, 7, 35, 1000])
-def test_each_text_sees_itself_alone(window: int | None, softcap: float | None) -> None:
+def test_each_text_sees_itself_alone(
+    window: int | None, softcap: float | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rm_cluster.engines.tree_attention._QUERIES_AT_ONCE", at_once)
     tree, where, states = example(seed=0)
     found, _ = tree_attention(
         torch.nn.Module(), *states, None,

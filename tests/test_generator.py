@@ -13,9 +13,9 @@ from rm_cluster.config import GeneratorConfig, LogprobConfig
 from rm_cluster.engines import logits
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.engines.torch_engine import LogprobEngine
-from rm_cluster.errors import DataFormatError
+from rm_cluster.errors import ConfigError, DataFormatError
 from tests.families import CAUSAL, changing_with_length, save_family
-from tests.models import tokenizer
+from tests.models import save, tokenizer
 
 END = 2
 PROMPTS = [np.arange(3, 3 + length, dtype=np.int32) for length in (4, 40, 1, 17)]
@@ -120,6 +120,40 @@ def test_temperature_zero_is_the_likeliest_token(tiny_lm: Path) -> None:
         ids, max_new_tokens=12, do_sample=False, eos_token_id=END, pad_token_id=0
     )[0, ids.shape[1] :]
     assert all(s.token_ids == expected.tolist() for s in samples)
+
+
+@pytest.mark.parametrize("family", ["Mamba", "Bert", "RecurrentGemma"])
+def test_a_model_that_goes_astray_token_by_token_is_refused(tmp_path: Path, family: str) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = getattr(transformers, f"{family}Config")(
+        **sizes, vocab_size=300, intermediate_size=64, initializer_range=0.2, pad_token_id=0
+    )
+    folder = save(CAUSAL[type(config)], config, tmp_path / "m", 0, tokenizer())
+    with pytest.raises(ConfigError, match=r"token by token|cannot be sampled from here"):
+        engine(folder)
+
+
+def test_logits_that_are_no_numbers_are_told(
+    tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = engine(tiny_lm)
+    whole = broken._model.forward
+
+    def forward(**inputs: Any) -> Any:
+        output = whole(**inputs)
+        output.logits[0, -1, 5] = float("nan")
+        return output
+
+    monkeypatch.setattr(broken._model, "forward", forward)
+    with pytest.raises(ValueError, match="logits are not finite"):
+        broken.sample(PROMPTS[:1])
+
+
+def test_the_smallest_temperature_is_the_likeliest_token(tiny_lm: Path) -> None:
+    greedy, cold = (engine(tiny_lm, temperature=t).sample(PROMPTS) for t in (0.0, 1e-308))
+    assert [[s.token_ids for s in group] for group in cold] == [
+        [s.token_ids for s in group] for group in greedy
+    ]
 
 
 def test_a_sample_stops_at_the_end_of_the_turn_or_is_cut(tiny_lm: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import rm_cluster as rmc
 from rm_cluster.engines import vllm_api, vllm_arguments
 from rm_cluster.errors import ConfigError, DataFormatError
+from rm_cluster.scorers.scorer import score_groups
 from tests.families import CAUSAL, CLASSIFIER, FOR_VLLM, save_family
 from tests.models import tokenizer
 from tests.rows import random_rows, row
@@ -221,3 +223,57 @@ def test_weights_without_a_head_are_refused(tmp_path: Path, lm: str) -> None:
     save_file({**load_file(file), **bias}, file, metadata={"format": "pt"})
     with pytest.raises(ConfigError, match="a bias, which vLLM drops; take engine: torch"):
         rmc.Classifier(model=str(tmp_path / "rm"), engine="vllm").load()
+
+
+@pytest.mark.parametrize(("outputs", "options"), [(2, {}), (1, {"head_weights": [2.0]})])
+def test_a_head_of_which_the_reward_is_made_is_refused(
+    tmp_path: Path, outputs: int, options: dict[str, Any]
+) -> None:
+    folder = Path(save(tmp_path / "rm"))
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["LlamaForCausalLM"]  # so that it does not tell of the head
+    if outputs == 2:  # what a config without labels means
+        config = {key: value for key, value in config.items() if "label" not in key}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    weights["score.weight"] = torch.randn(outputs, 64)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="vllm takes one output as it is"):
+        rmc.Classifier(model=str(folder), engine="vllm", **options).load()
+
+
+def test_an_error_in_a_step_is_the_calls_own(lm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = rmc.Logprob(model=lm, engine="vllm")
+    scorer.load()
+    groups = [group.token_ids for group in scorer.encode(random_rows(3, seed=4))]
+    expected = score_groups(scorer, groups)
+    from vllm.v1.worker import gpu_model_runner
+
+    sample, calls = gpu_model_runner.GPUModelRunner._sample, []
+
+    def fail_once(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("no memory")
+        return sample(self, *arguments, **options)
+
+    monkeypatch.setattr(gpu_model_runner.GPUModelRunner, "_sample", fail_once)
+    found = score_groups(scorer, groups)
+    assert len(calls) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert one.values == pytest.approx(other.values, abs=1e-4)
+
+
+def test_prompts_that_do_not_fit_one_step_are_sampled(lm: str) -> None:
+    rng = np.random.default_rng(0)
+    prompts: list[Any] = [
+        [{"role": "user", "content": "".join(rng.choice(list("abcdefgh "), 300))}]
+        for _ in range(16)
+    ]
+    generator = rmc.Generator(model=lm, engine="vllm", n=1, max_new_tokens=2, temperature=1.0)
+    assert sum(len(group.token_ids[0]) for group in generator.encode(prompts)) > 4096
+    found = generator.sample(prompts)
+    assert [len(group) for group in found] == [1] * 16
+    assert generator.sample_encoded([np.arange(3, dtype=np.int32)] * 2, first=1) == [[], []]
+    with pytest.raises(ConfigError, match=r"samples at 0.01 where temperature is 0.001"):
+        rmc.Generator(model=lm, engine="vllm", temperature=0.001).load()

@@ -19,6 +19,8 @@ from rm_cluster.engines.device import device
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.logits import float32_head, rows_at_once
 from rm_cluster.engines.packing import TokenIds, mixed_length
+from rm_cluster.engines.probing import some_tokens
+from rm_cluster.errors import ConfigError
 
 
 class Sample(NamedTuple):
@@ -40,6 +42,10 @@ class SamplingEngine:
         dtype: Of the weights; probabilities are float32.
         ends: Token ids that end a turn.
         num_threads: Of torch on a CPU; torch's own choice if None.
+
+    Raises:
+        ConfigError: Token by token the model says something else than of the whole text, as it does
+            where it does not know such a cache, or sees tokens to come.
     """
 
     def __init__(
@@ -52,12 +58,14 @@ class SamplingEngine:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._config = config
-        self._ends = torch.tensor(list(ends), device=device())
         self._model = load_pretrained(
             AutoModelForCausalLM, config, dtype, "a causal language model"
         )
         self._mixed = mixed_length(self._model.config)
         self._rows_at_once = rows_at_once(float32_head(self._model))
+        self._ends = torch.empty(0, dtype=torch.long, device=device())
+        self._check()
+        self._ends = torch.tensor(list(ends), device=device())
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[TokenIds], first: int = 0) -> list[list[Sample]]:
@@ -102,6 +110,8 @@ class SamplingEngine:
         for column in torch.from_numpy(draws).to(device()).T:
             output = self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             logits = output.logits[:, -1]  # [B, V] in float32
+            if not torch.isfinite(logits.amax(-1)).all():
+                raise ValueError("the model's logits are not finite")
             chosen = self._choose(logits, column)
             logprob = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
             # what follows an end is drawn for the batch's sake and left out
@@ -123,6 +133,30 @@ class SamplingEngine:
             for row, total, is_ended in zip(rows, sums, ended.tolist(), strict=True)
         ]
 
+    @torch.inference_mode()
+    def _check(self) -> None:
+        """Hold a few tokens after two prompts at once against the whole text of each."""
+        model, name = self._model, f"{self._config.name}, a {type(self._model).__name__},"
+        prompts = [some_tokens(model, size).cpu().numpy().astype(np.int32) for size in (5, 2)]
+        try:
+            samples = self._batch(prompts, np.zeros((2, 4)))
+            off = max(map(self._off, prompts, samples))
+        except Exception as error:  # whatever the model's code may raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ConfigError(f"{name} cannot be sampled from here: {reason}") from None
+        if not off <= (1e-3 if model.dtype == torch.float32 else 0.5):
+            raise ConfigError(
+                f"{name} is {off:.2g} nats off when it goes token by token; it is not causal, or "
+                "keeps what it saw in a way that is not known here."
+            )
+
+    def _off(self, prompt: TokenIds, sample: Sample) -> float:
+        """By how much a sample's log-prob is off that in a forward pass of everything."""
+        ids = torch.tensor([*prompt.tolist(), *sample.token_ids], device=device())
+        logits = self._model(input_ids=ids[None], use_cache=False).logits[0].float()
+        logprobs = logits[len(prompt) - 1 : -1].log_softmax(-1)
+        return abs(sample.logprob - float(logprobs.gather(1, ids[len(prompt) :, None]).sum()))
+
     def _choose(self, logits: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         """[B] tokens by inverting the cumulative probabilities at the draws, likeliest first.
 
@@ -131,7 +165,8 @@ class SamplingEngine:
         """
         if self._config.temperature == 0:
             return logits.argmax(-1)
-        probabilities = (logits.double() / self._config.temperature).softmax(-1)
+        below = logits.double() - logits.amax(-1, keepdim=True)
+        probabilities = (below / self._config.temperature).softmax(-1)
         # stable, so that equal probabilities keep their order
         ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
         cumulative = ordered.cumsum(-1)

@@ -63,6 +63,7 @@ class Vllm:
         num_threads: On a CPU; torch's own choice if None.
         tokens_per_step: At most so many in one forward pass, where the config does not say;
             vLLM's own choice if None.
+        draws: Whether random numbers are drawn.
 
     Raises:
         ConfigError: vLLM cannot start it, or cannot run it.
@@ -75,10 +76,13 @@ class Vllm:
         task: Task,
         num_threads: int | None,
         tokens_per_step: int | None = None,
+        *,
+        draws: bool = False,
     ) -> None:
         self._config = config
         self._task = task
         self._num_threads = num_threads
+        self._draws = draws
         self._arguments = engine_arguments(config, dtype, task, tokens_per_step)
         self._llm: Any = None
         try:
@@ -98,22 +102,31 @@ class Vllm:
 
         # by default a single label would come through a sigmoid, and a reward of 20 as 1.0
         raw = PoolingParams(use_activation=False)
-        found = self._ready().classify(_prompts(texts), pooling_params=raw, use_tqdm=False)
+        found = self._ask("classify", _prompts(texts), pooling_params=raw)
         return np.array([output.outputs.probs[0] for output in found], dtype=np.float64)
 
     def embed(self, texts: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
         """[n, d] means over tokens, to length 1."""
-        found = self._ready().embed(_prompts(texts), use_tqdm=False)
+        found = self._ask("embed", _prompts(texts))
         return np.array([output.outputs.embedding for output in found], dtype=np.float64)
 
     def generate(
         self, prompts: Sequence[TokenIds], continuations: Sequence[Continuation]
     ) -> list[Drawn]:
         """Draw after each prompt."""
-        found = self._ready().generate(
-            _prompts(prompts), [_sampling_params(c) for c in continuations], use_tqdm=False
-        )
+        parameters = [_sampling_params(continuation) for continuation in continuations]
+        found = self._ask("generate", _prompts(prompts), parameters)
         return [_drawn(output, ids) for output, ids in zip(found, prompts, strict=True)]
+
+    def _ask(self, what: str, *arguments: Any, **options: Any) -> Any:
+        llm = self._ready()
+        try:
+            return getattr(llm, what)(*arguments, use_tqdm=False, **options)
+        except Exception:
+            if llm.llm_engine.has_unfinished_requests():
+                # after an error in a step vLLM would go on with them for ever; it starts afresh
+                self.close()
+            raise
 
     def close(self) -> None:
         """Take it out of memory."""
@@ -135,7 +148,7 @@ class Vllm:
         if self._llm is None:
             if _in_memory is not None:
                 _in_memory.close()
-            self._llm = _start(self._arguments)
+            self._llm = _start(self._arguments, self._draws)
             _in_memory = self
         return self._llm
 
@@ -157,7 +170,7 @@ def free() -> None:
         _in_memory.close()
 
 
-def _start(arguments: dict[str, Any]) -> Any:
+def _start(arguments: dict[str, Any], draws: bool) -> Any:
     configure()
     import torch
     from vllm import LLM
@@ -169,7 +182,11 @@ def _start(arguments: dict[str, Any]) -> Any:
             cache = {}
         # compiling takes a minute and a compiler; blocks of 128, vLLM's own choice here, cache the
         # beginnings that short texts share too coarsely
-        arguments = {"enforce_eager": True, "block_size": 32, **cache, **arguments}
+        ours: dict[str, Any] = {"enforce_eager": True, "block_size": 32, **cache}
+        if draws:
+            # of a prompt in parts it would wind generators back, which those of CPUs do not know
+            ours["enable_chunked_prefill"] = False
+        arguments = ours | arguments
     set_num_threads = torch.set_num_threads
     try:
         with warnings.catch_warnings(action="ignore"):  # of what vLLM uses of torch

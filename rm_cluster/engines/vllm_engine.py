@@ -29,7 +29,9 @@ from rm_cluster.engines.sampling import Sample
 from rm_cluster.engines.torch_engine import HEADS
 from rm_cluster.engines.vllm_api import Continuation, Vllm
 from rm_cluster.errors import ConfigError
+from rm_cluster.rewards import head_weights
 
+_LEAST_TEMPERATURE = 0.01
 _LOGITS_IN_MEMORY = 2**27
 """So many logits at once, 512 MiB in float32: vLLM has those of all tokens of a step, some times
 over, and does not reckon with them when it takes memory for its cache (vllm#5907)."""
@@ -42,18 +44,11 @@ class ClassifierEngine:
         self, config: ClassifierConfig, dtype: str, num_threads: int | None = None
     ) -> None:
         self._vllm = Vllm(config, dtype, "classify", num_threads)
-        names = _names_of_weights(config)
-        if "score.bias" in names:
+        try:
+            _check_head(config)
+        except ConfigError:
             self.close()
-            raise ConfigError(
-                f"{config.name} has a head with a bias, which vLLM drops; take engine: torch."
-            )
-        if not any(part in HEADS for name in names for part in name.split(".")):
-            self.close()
-            raise ConfigError(
-                f"{config.name} lacks the weights of a head called {' or '.join(HEADS)}; they "
-                "would be random. Is it a sequence classifier with a trained head?"
-            )
+            raise
 
     def rewards(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
         """Return the reward of each text."""
@@ -140,8 +135,13 @@ class SamplingEngine:
     ) -> None:
         self._config = config
         self._ends = list(ends)
+        if 0 < config.temperature < _LEAST_TEMPERATURE:
+            raise ConfigError(
+                f"{config.name}: vLLM samples at {_LEAST_TEMPERATURE} where temperature is "
+                f"{config.temperature:g}; set it to 0, or engine: torch."
+            )
         _language_model_config(config)
-        self._vllm = Vllm(config, dtype, "generate", num_threads)
+        self._vllm = Vllm(config, dtype, "generate", num_threads, draws=config.temperature > 0)
 
     def sample(self, prompts: Sequence[TokenIds], first: int = 0) -> list[list[Sample]]:
         """Draw samples number `first` to `config.n` - 1 after each prompt."""
@@ -162,7 +162,7 @@ class SamplingEngine:
             ],
         )
         samples = [Sample(one.token_ids, float(one.logprobs.sum()), one.ended) for one in drawn]
-        return [samples[i : i + num_drawn] for i in range(0, len(samples), num_drawn)]
+        return [samples[i * num_drawn : (i + 1) * num_drawn] for i in range(len(prompts))]
 
 
 def _language_model_config(config: PretrainedConfig) -> Any:
@@ -188,11 +188,35 @@ def _seed(seed: int, number: int, prompt: TokenIds) -> int:
     return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _names_of_weights(config: PretrainedConfig) -> set[str]:
-    """What a checkpoint holds, which vLLM does not look after."""
+def _check_head(config: ClassifierConfig) -> None:
+    """Look after the head in the checkpoint, which is here now and which vLLM takes as it comes.
+
+    Raises:
+        ConfigError: It is not there, or its one output is not the reward.
+    """
+    shapes = _shapes_of_weights(config)
+    if "score.bias" in shapes:
+        raise ConfigError(
+            f"{config.name} has a head with a bias, which vLLM drops; take engine: torch."
+        )
+    if not any(part in HEADS for name in shapes for part in name.split(".")):
+        raise ConfigError(
+            f"{config.name} lacks the weights of a head called {' or '.join(HEADS)}; they "
+            "would be random. Is it a sequence classifier with a trained head?"
+        )
+    outputs = shapes["score.weight"][0] if "score.weight" in shapes else 1
+    if head_weights(config.head_weights, outputs, config.name).tolist() != [1.0]:
+        raise ConfigError(
+            f"{config.name} has a head of {outputs} outputs, or head_weights; engine: vllm takes "
+            "one output as it is. Set engine: torch."
+        )
+
+
+def _shapes_of_weights(config: PretrainedConfig) -> dict[str, list[int]]:
+    """What a checkpoint holds."""
     file = cached_file(config.model, "config.json", revision=config.revision)
-    names: set[str] = set()
+    shapes: dict[str, list[int]] = {}
     for weights_file in Path(str(file)).parent.glob("*.safetensors"):
         with safe_open(weights_file, framework="np") as weights:
-            names.update(weights.keys())
-    return names
+            shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    return shapes

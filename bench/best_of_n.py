@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import scipy
+from options import read_options
 from scipy.optimize import linprog
 from threadpoolctl import threadpool_limits
 
@@ -135,7 +135,7 @@ def time_all(pools: dict[str, np.ndarray], similarity: np.ndarray) -> dict[str, 
 
 
 def main() -> None:
-    options = dict(argument.split("=") for argument in sys.argv[1:])
+    options = read_options("num_prompts", "num_candidates", "num_dimensions")
     shape = (int(options.get("num_prompts", 805)), int(options.get("num_candidates", 128)))
     num_dimensions = int(options.get("num_dimensions", 384))
     pools = draw_pools(shape, num_dimensions)

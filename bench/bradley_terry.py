@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import sklearn
+from options import read_options
 from sklearn.linear_model import LogisticRegression
 
 from rm_cluster.metrics.strengths import (
@@ -68,7 +68,7 @@ def same_rounds(
 
 
 def main() -> None:
-    options = dict(argument.split("=") for argument in sys.argv[1:])
+    options = read_options("num_battles", "num_rounds")
     num_battles = int(options.get("num_battles", 16_038))
     num_rounds = int(options.get("num_rounds", 100))
     first, second, outcome = draw_battles(num_battles, np.random.default_rng(0))

@@ -15,7 +15,6 @@ import json
 import platform
 import random
 import string
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from options import read_options
 
 import rm_cluster as rmc
 from rm_cluster.benchmarks.rows import make_row, messages
@@ -113,7 +113,7 @@ def measure(
 
 def main() -> None:
     transformers.utils.logging.disable_progress_bar()
-    options = dict(argument.split("=") for argument in sys.argv[1:])
+    options = read_options("num_repeats")
     num_repeats = int(options.get("num_repeats", 3))
     rows = draw_rows(random.Random(0))
     results = {}

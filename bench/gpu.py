@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from options import read_options
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rm_cluster.config import ClassifierConfig, LogprobConfig
@@ -249,8 +250,10 @@ def logprob_memory(
 
 
 def main() -> None:
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    options = read_options("size", "prompts", "dtype", "tokens_per_batch")
     size = options.get("size", "8b")
+    if size not in SIZES:
+        sys.exit(f"size is one of {', '.join(SIZES)}.")
     dtype = options.get("dtype", "bfloat16")
     folder = Path(tempfile.mkdtemp(prefix="gpu-bench-"))
     try:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from options import read_options
 
 from rm_cluster.config import ClassifierConfig, LogprobConfig
 from rm_cluster.engines.device import device
@@ -142,8 +143,10 @@ def summary(values: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    options = read_options("families", "rounds")
     names = options["families"].split(",") if "families" in options else list(FAMILIES)
+    if unknown := set(names) - set(FAMILIES):
+        sys.exit(f"No family is called {', '.join(unknown)}; there are {', '.join(FAMILIES)}.")
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device().type == "cuda" else platform.machine(),
         "torch": torch.__version__,

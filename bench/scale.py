@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from options import read_options
 
 import rm_cluster as rmc
 from rm_cluster.scorers.scorer import EncodedGroup
@@ -250,11 +251,15 @@ def score_many(folder: Path, num_pairs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    options = read_options("replicas", "service_s", "requests_per_replica", "pairs")
     replicas = [int(n) for n in options.get("replicas", "1,2,4,8,16,32,64").split(",") if n]
     service_s = float(options.get("service_s", 2))
     per_replica = int(options.get("requests_per_replica", 20))
     pairs = [int(n) for n in options.get("pairs", "10000,100000,1000000").split(",") if n]
+    if per_replica < 4:
+        sys.exit(
+            "requests_per_replica must be 4 or more: the first and the last two are not timed."
+        )
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
     ray.init(
         address="local",
@@ -272,6 +277,9 @@ def main() -> None:
         ray.shutdown()
         shutil.rmtree(folder)
     target = Path(__file__).parent / "results" / "scale.json"
+    known = json.loads(target.read_text()) if target.exists() else {}
+    # a part that was not asked for stays
+    result = {key: value or known.get(key, value) for key, value in result.items()}
     target.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from options import read_options
 
 from rm_cluster.config import ClassifierConfig
 from rm_cluster.engines.decoder import enough
@@ -98,7 +98,7 @@ def measure(
 
 def main() -> None:
     transformers.utils.logging.disable_progress_bar()
-    options = dict(argument.split("=") for argument in sys.argv[1:])
+    options = read_options("dtype", "num_repeats")
     dtype = options.get("dtype", "float32")
     num_repeats = int(options.get("num_repeats", 3))
     with tempfile.TemporaryDirectory() as folder:

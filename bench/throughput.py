@@ -36,6 +36,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from options import read_options
+from throughput_arms import ARMS
 
 from rm_cluster.engines.linear import speed_up
 from rm_cluster.scorers import Classifier
@@ -113,7 +115,7 @@ def _pool(prompt: str, completions: list[str]) -> Row:
 
 def _random_row(name: str, rng: np.random.Generator) -> Row:
     def text(mean: int) -> str:
-        length = max(1, int(rng.gamma(2.0, mean / 2)))
+        length = max(1, min(3 * mean, int(rng.gamma(2.0, mean / 2))))
         return " ".join(f"{word:x}" for word in rng.integers(16**4, size=length))
 
     words, reply = LENGTHS[name]
@@ -173,6 +175,10 @@ def prepare(folder: Path, model: Path, rows: list[Row]) -> int:
             for row in rows
         ]
     )
+    if failed := [group.error for group in groups if group.error is not None]:
+        sys.exit(
+            f"{len(failed)} prompts of {folder.name} cannot be encoded; the first: {failed[0]}"
+        )
     ids = [[one.tolist() for one in group.token_ids] for group in groups]
     (folder / "token_ids.json").write_text(json.dumps(ids))
     return sum(len(text) for group in ids for text in group)
@@ -247,9 +253,21 @@ def keep(name: str, found: dict[str, object]) -> None:
 
 
 def main() -> None:
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    options = read_options(
+        "data",
+        "num_repeats",
+        "dtypes",
+        "scale",
+        "sets",
+        "arms",
+        "vllm_python",
+        "rewardbench_python",
+    )
     data = Path(options["data"]) if "data" in options else None
     sets = read_sets(data, float(options.get("scale", 1)))
+    wanted = options.get("arms", "floor,job").split(",")
+    if not {"floor", "job"} <= set(wanted) <= set(ARMS):
+        sys.exit(f"arms are some of {', '.join(ARMS)}, floor and job among them.")
     chosen = options.get("sets", ",".join(sets)).split(",")
     if unknown := set(chosen) - set(sets):
         sys.exit(f"No set is called {', '.join(unknown)}; there are {', '.join(sets)}.")
@@ -274,6 +292,7 @@ def main() -> None:
                 arms = [arm for arm in pythons if not (arm == "rewardbench" and name in ALONE)]
                 arms = [arm for arm in arms if arm in options.get("arms", arm).split(",")]
                 title = f"{name}, {len(sets[name])} prompts, {dtype}"
+                title += "" if data else ", random words"
                 rounds: list[Results] = []
                 for _ in range(num_repeats):
                     rounds.append({arm: run(pythons[arm], arm, folder, dtype) for arm in arms})

@@ -118,6 +118,8 @@ def job(folder: Path, dtype: str) -> dict[str, object]:
         sum(map(sum, pq.ParquetFile(file).read(["num_tokens"])["num_tokens"].to_pylist()))
         for _, file in answers
     ]
+    if len(answers) < 2:
+        raise SystemExit("All texts fit into one request, which times nothing: raise `scale`.")
     first, last = answers[0][0], answers[-1][0]
     return {
         "seconds": (last - first) * sum(tokens) / sum(tokens[1:]),

@@ -129,6 +129,39 @@ def test_an_engine_that_is_wrong_is_found(
     )
 
 
+@WITHOUT_VLLM
+def test_the_attention_that_the_user_chose_is_examined(tmp_path: Path, pairs: Path) -> None:
+    # transformers' SDPA leaves out the soft caps of Gemma 2
+    model = {"type": "classifier", "model": save(tmp_path / "rm", "Gemma2")}
+    result = rmc.doctor(
+        config(tmp_path / "out", pairs, {**model, "attn_implementation": "sdpa"}, num_rows=6)
+    )
+    ours = conditions(result.table, "torch").set_index("condition")
+    assert not ours.loc["many, sdpa", "within"].any()
+    assert ours.drop("many, sdpa")["within"].all()
+    assert not result.healthy
+
+
+def test_whatever_vllm_raises_is_a_note(
+    tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rm_cluster.parity import examination
+
+    def compute(config: Any, condition: Any, *others: Any) -> Any:
+        if condition.engine == "vllm":
+            raise ValueError("extrapolate goes\nwith torch")
+        return exact(config, condition, *others)
+
+    exact = examination.compute
+    monkeypatch.setattr(examination, "compute", compute)
+    monkeypatch.setattr(examination.vllm_arguments, "version", lambda: "1.0")
+    model = {"type": "classifier", "model": save(tmp_path / "rm")}
+    result = rmc.doctor(config(tmp_path / "out", pairs, model, num_rows=4))
+    assert set(conditions(result.table, "vllm")["note"]) == {"extrapolate goes with torch"}
+    assert result.healthy
+    assert (tmp_path / "out" / "run.json").exists()
+
+
 def test_mistakes(tmp_path: Path, pairs: Path) -> None:
     with pytest.raises(ConfigError, match=r"reward_models\.0"):
         rmc.doctor(config(tmp_path, pairs, {"type": "length"}))

@@ -37,13 +37,16 @@ class Condition(NamedTuple):
     """Of transformers' own, in padded batches, for our engine."""
 
 
-def conditions(*, dtype: str, packed: bool, pads: Sequence[Pad]) -> list[Condition]:
+def conditions(
+    *, dtype: str, packed: bool, pads: Sequence[Pad], attention: str | None
+) -> list[Condition]:
     """Every way to compute a model, but for the reference.
 
     Args:
         dtype: The model's own.
         packed: Whether our engine lets its texts share rows.
         pads: Which pad tokens it can have; `eos` only where a text is read off its last token.
+        attention: Which of transformers' own the user has chosen, if any.
     """
     many = "many, packed" if packed else "many, padded"
     found = [Condition("transformers", f"batches of {BATCH_SIZE}", "float32", pad) for pad in pads]
@@ -53,12 +56,16 @@ def conditions(*, dtype: str, packed: bool, pads: Sequence[Pad]) -> list[Conditi
         found += [
             Condition("torch", "many, padded", "float32", pad, attention="eager") for pad in pads
         ]
+    if attention is not None:
+        chosen = f"many, {attention}"
+        found += [Condition("torch", chosen, "float32", pad, attention=attention) for pad in pads]
     found.append(Condition("vllm", "one at a time", "float32", alone=True))
     found += [Condition("vllm", "many", "float32", pad) for pad in pads]
     if dtype != "float32":
+        many = many if attention is None else f"many, {attention}"
         found += [
             Condition("transformers", "one at a time", dtype, alone=True),
-            Condition("torch", many, dtype),
+            Condition("torch", many, dtype, attention=attention),
             Condition("vllm", "many", dtype),
         ]
     return found

@@ -136,7 +136,12 @@ def _examine(model: AnyModel, scorer: Classifier | Logprob, rows: Sequence[Row])
         pads.append("eos")
     packed = is_packed(model.model_copy(update={"attn_implementation": None}), hf)
     found: dict[Condition, tuple[Values | str, float] | None] = dict.fromkeys(
-        conditions(dtype=scorer.pretrained.dtype, packed=packed, pads=pads)
+        conditions(
+            dtype=scorer.pretrained.dtype,
+            packed=packed,
+            pads=pads,
+            attention=model.attn_implementation,
+        )
     )
     for condition in found:
         if condition.engine == "transformers" and condition.dtype == "float32":
@@ -196,10 +201,10 @@ def _run(case: Case, condition: Condition) -> tuple[Values | str, float]:
             values = Reference(model, condition.dtype).one_at_a_time(case.texts)
         else:
             values = compute(model, condition, case.encoded.groups, case.eos)
-    except ConfigError as error:
+    except Exception as error:  # whatever vLLM raises is a line of the table, and ends nothing
         if condition.engine != "vllm":
             raise
-        return str(error).splitlines()[0], time.monotonic() - began
+        return " ".join(str(error).split())[:300], time.monotonic() - began
     finally:
         _free()
     return values, time.monotonic() - began
@@ -240,7 +245,7 @@ def _compare(
     )
     return line | {
         "n": len(values),
-        "max_difference": float(difference.max()),
+        "max_difference": _largest(difference),
         "median_difference": float(np.median(difference)),
         "n_beyond": num_beyond,
         "n_pairs": len(flipped),
@@ -248,6 +253,12 @@ def _compare(
         # what another dtype costs is told, and nobody can hold it to float32
         "within": num_beyond == 0 if condition.dtype == "float32" else None,
     }
+
+
+def _largest(difference: Values) -> float:
+    """Of the differences that are numbers; the others are beyond the tolerance, and counted."""
+    known = difference[~np.isnan(difference)]
+    return float(known.max()) if known.size else np.nan
 
 
 def _free() -> None:

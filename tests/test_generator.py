@@ -80,6 +80,15 @@ def test_rotary_embeddings_that_change_with_length(tmp_path: Path, rope_type: st
     for prompt, expected in zip(PROMPTS, together, strict=True):
         (found,) = engine(folder).sample([prompt])
         assert [s.token_ids for s in found] == [s.token_ids for s in expected]
+        # each token as a model says that has seen nothing longer than what is before it
+        ids, total = prompt.tolist(), 0.0
+        for token in expected[0].token_ids:
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            with torch.inference_mode():
+                last = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+            total += float(last.double().log_softmax(-1)[token])
+            ids.append(token)
+        assert expected[0].logprob == pytest.approx(total, abs=1e-4)
 
 
 def test_logits_of_a_large_vocabulary_are_few_at_once(

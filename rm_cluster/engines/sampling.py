@@ -62,6 +62,8 @@ class SamplingEngine:
             AutoModelForCausalLM, config, dtype, "a causal language model"
         )
         self._mixed = mixed_length(self._model.config)
+        rope = getattr(self._model.config.get_text_config(), "rope_parameters", None)
+        self._is_dynamic = "dynamic" in str(rope)
         self._rows_at_once = rows_at_once(float32_head(self._model))
         self._ends = torch.empty(0, dtype=torch.long, device=device())
         self._check()
@@ -104,6 +106,7 @@ class SamplingEngine:
         inputs = _left_padded(prompts)
         mask = inputs["attention_mask"]
         cache = DynamicCache(config=self._model.config)
+        whole = inputs["input_ids"]
         tokens: list[torch.Tensor] = []
         logprobs: list[torch.Tensor] = []
         ended = torch.zeros(len(prompts), dtype=torch.bool, device=device())
@@ -121,17 +124,25 @@ class SamplingEngine:
             if ended.all():
                 break
             mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-            inputs = {
-                "input_ids": chosen[:, None],
-                "attention_mask": mask,
-                "position_ids": mask.sum(1, keepdim=True) - 1,
-            }
+            whole = torch.cat([whole, chosen[:, None]], dim=1)
+            if self._starts_over(whole.shape[1]):
+                cache = DynamicCache(config=self._model.config)
+                inputs = {"input_ids": whole, "attention_mask": mask, "position_ids": _places(mask)}
+            else:
+                last = mask.sum(1, keepdim=True) - 1
+                inputs = {"input_ids": whole[:, -1:], "attention_mask": mask, "position_ids": last}
         rows = torch.stack(tokens, dim=1).tolist()
         sums = torch.stack(logprobs, dim=1).double().sum(1).tolist()
         return [
             Sample([token for token in row if token >= 0], total, is_ended)
             for row, total, is_ended in zip(rows, sums, ended.tolist(), strict=True)
         ]
+
+    def _starts_over(self, length: int) -> bool:
+        """Whether rotary embeddings change with that many tokens, of those before as well."""
+        if self._mixed is None or length <= self._mixed:
+            return False
+        return self._is_dynamic or length == self._mixed + 1
 
     @torch.inference_mode()
     def _check(self) -> None:
@@ -183,7 +194,10 @@ def _left_padded(prompts: Sequence[TokenIds]) -> dict[str, Any]:
     for row, seen, ids in zip(input_ids, mask, prompts, strict=True):
         row[width - len(ids) :] = torch.from_numpy(ids.astype(np.int64))
         seen[width - len(ids) :] = 1
-    # a padding token is not seen, so that its position does not matter
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
+    inputs = {"input_ids": input_ids, "attention_mask": mask, "position_ids": _places(mask)}
     return {name: tensor.to(device()) for name, tensor in inputs.items()}
+
+
+def _places(mask: torch.Tensor) -> torch.Tensor:
+    """[B, T] positions; that of a padding token does not matter, because it is not seen."""
+    return (mask.cumsum(1) - 1).clamp(min=0)

@@ -79,6 +79,11 @@ def render(name: str, prompt: Sequence[Message], completions: Sequence[str], **m
     return _rendered(_built_in(name), prompt, completions, seed=0, **more)
 
 
+def built_in_hash(name: str) -> str:
+    """Of all that `render` says by itself."""
+    return _hash(_built_in(name), _built_in("material"))
+
+
 def _rendered(
     source: str, prompt: Sequence[Message], completions: Sequence[str], seed: int, **more: Any
 ) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rm_cluster.config import RouterConfig
 from rm_cluster.scorers.customization import load_templates, templates_hash
 from rm_cluster.scorers.generator import Generator
-from rm_cluster.scorers.judge_prompt import disarm, last_line, render
+from rm_cluster.scorers.judge_prompt import built_in_hash, disarm, last_line, render
 from rm_cluster.scorers.pretrained import special_tokens
 from rm_cluster.scorers.scorer import EncodedGroup, GroupRewards, TokenIds, score_encoded_groups
 from rm_cluster.types import Message, Row
@@ -46,6 +46,7 @@ class Router:
             **self._generator.contract,
             "type": "router",
             "templates_hash": templates_hash(self.templates),
+            "prompt_hash": built_in_hash("router"),
         }
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:

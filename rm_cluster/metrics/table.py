@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -32,7 +31,7 @@ COMPARISON_COLUMNS = (
     "reward_model", "other", "benchmark", "domain", "metric", "difference", "stderr", "ci_low",
     "ci_high", "p_value", "n",
 )  # fmt: skip
-
+_VALUES = ("value", "stderr", "ci_low", "ci_high")
 
 LOWER_IS_BETTER = frozenset({"brier", "inconsistent", "loss"})
 """Metrics that are errors; every other one is better when it is higher."""
@@ -104,7 +103,10 @@ def measure(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> pd.DataFra
     `n_tied` its comparisons with equal rewards. Where every prompt of a group failed, the value is
     nan and n is 0, of accuracy and of any score that another reward model has.
     """
-    records = [record for benchmark in benchmarks for record in _metric_records(benchmark, seed)]
+    records: list[dict[str, Any]] = []
+    for benchmark in benchmarks:
+        each = (_metric_records(benchmark, name, seed) for name in benchmark.scores)
+        records += _with_lost_scores([record for its in each for record in its])
     return pd.DataFrame(records, columns=list(METRIC_COLUMNS))
 
 
@@ -119,64 +121,29 @@ def compare(benchmarks: Iterable[BenchmarkRewards], seed: int = 0) -> pd.DataFra
     return pd.DataFrame(records, columns=list(COMPARISON_COLUMNS))
 
 
-def _metric_records(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, Any]]:
-    tables = {}
-    for name in benchmark.scores:
-        judged = benchmark.judged(name)
-        found = benchmark.means(judged, seed) | benchmark.joints(judged, seed)
-        counts = _Counts.of(benchmark, name, judged)
-        tables[name] = [counts.record(*key, value) for key, value in found.items()]
-        lost = [(group, "accuracy") for group in counts.lost if (group, "accuracy") not in found]
-        tables[name] += [counts.record(*key, _NOTHING) for key in lost]
-    # a leaderboard of scores must not lose whoever failed everywhere
-    known = {name: {(one["domain"], one["metric"]) for one in tables[name]} for name in tables}
-    scores = dict.fromkeys(
-        key for its in known.values() for key in sorted(its) if key[1] == "score"
-    )
-    for name, table in tables.items():
-        if lost := [key for key in scores if key not in known[name]]:
-            counts = _Counts.of(benchmark, name, benchmark.judged(name))
-            table += [counts.record(*key, _NOTHING) for key in lost]
-        yield from table
-
-
-_NOTHING = Estimate(float("nan"), np.empty(0), 0)
-
-
-class _Counts(NamedTuple):
-    """What stands beside a reward model's metrics, each [P] over the rows of the benchmark."""
-
-    benchmark: BenchmarkRewards
-    reward_model: str
-    members: Mapping[str, Bools]
-    failed: Bools
-    truncated: Bools
-    tied: npt.NDArray[np.float64]
-
-    @classmethod
-    def of(cls, benchmark: BenchmarkRewards, reward_model: str, judged: Judged) -> _Counts:
-        scores = benchmark.scores[reward_model]
-        failed = scores["values"].is_null().to_numpy().copy()
-        failed[judged.position] |= judged.incomplete
-        tied = np.zeros(len(benchmark.rows))
-        tied[judged.position] = num_tied(judged)
-        members = benchmark.groups(benchmark.rows)
-        return cls(benchmark, reward_model, members, failed, any_of(scores["truncated"]), tied)
-
-    @property
-    def lost(self) -> list[str]:
-        """Groups with a comparison that failed."""
-        compared = lengths(self.benchmark.rows["pairs"]) > 0
-        return [
-            name for name, inside in self.members.items() if (self.failed & compared & inside).any()
-        ]
-
-    def record(self, domain: str, metric: str, value: Estimate) -> dict[str, Any]:
+def _metric_records(
+    benchmark: BenchmarkRewards, reward_model: str, seed: int
+) -> Iterable[dict[str, Any]]:
+    judged = benchmark.judged(reward_model)
+    found = benchmark.means(judged, seed) | benchmark.joints(judged, seed)
+    scores, members = benchmark.scores[reward_model], benchmark.groups(benchmark.rows)
+    failed = scores["values"].is_null().to_numpy().copy()
+    failed[judged.position] |= judged.incomplete
+    truncated = any_of(scores["truncated"])
+    tied = np.zeros(len(benchmark.rows))
+    tied[judged.position] = num_tied(judged)
+    compared = lengths(benchmark.rows["pairs"]) > 0
+    nothing = Estimate(float("nan"), np.empty(0), 0)
+    lost = [
+        (name, "accuracy")
+        for name, inside in members.items()
+        if (name, "accuracy") not in found and (failed & compared & inside).any()
+    ]
+    for (domain, metric), value in (found | dict.fromkeys(lost, nothing)).items():
         low, high = value.interval
-        inside = self.members[domain]
-        return {
-            "reward_model": self.reward_model,
-            "benchmark": self.benchmark.name,
+        yield {
+            "reward_model": reward_model,
+            "benchmark": benchmark.name,
             "domain": domain,
             "metric": metric,
             "value": value.value,
@@ -184,10 +151,24 @@ class _Counts(NamedTuple):
             "ci_low": low,
             "ci_high": high,
             "n": value.n,
-            "n_failed": int(self.failed[inside].sum()),
-            "n_tied": int(self.tied[inside].sum()),
-            "n_truncated": int(self.truncated[inside].sum()),
+            "n_failed": int(failed[members[domain]].sum()),
+            "n_tied": int(tied[members[domain]].sum()),
+            "n_truncated": int(truncated[members[domain]].sum()),
         }
+
+
+def _with_lost_scores(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add nan where another reward model has a `score`: whoever failed must not leave the board."""
+    scored = {(one["domain"], one["reward_model"]) for one in records if one["metric"] == "score"}
+    domains = {domain for domain, _ in scored}
+    nothing = {"metric": "score", **dict.fromkeys(_VALUES, float("nan")), "n": 0}
+    return records + [
+        one | nothing
+        for one in records
+        if one["metric"] == "accuracy"
+        and one["domain"] in domains
+        and (one["domain"], one["reward_model"]) not in scored
+    ]
 
 
 def _comparisons(benchmark: BenchmarkRewards, seed: int) -> Iterable[dict[str, Any]]:

@@ -58,7 +58,10 @@ _WINDOWS_AT_ONCE = 128
 
 
 class Measured(NamedTuple):
-    """What the scoring or sampling of one model came to, in prompts and seconds."""
+    """What the scoring or sampling of one model came to, in prompts and seconds.
+
+    Of equal prompts one is scored; the others count as stored, which they are when that is done.
+    """
 
     num_stored: int
     num_scored: int

@@ -65,6 +65,7 @@ class SamplingEngine:
         rope = getattr(self._model.config.get_text_config(), "rope_parameters", None)
         self._is_dynamic = "dynamic" in str(rope)
         self._rows_at_once = rows_at_once(float32_head(self._model))
+        # nothing ends while it is checked, or there might be one token to check
         self._ends = torch.empty(0, dtype=torch.long, device=device())
         self._check()
         self._ends = torch.tensor(list(ends), device=device())

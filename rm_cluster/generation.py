@@ -58,7 +58,7 @@ def generate(config: GenerateConfig | Mapping[str, Any] | str | Path) -> Generat
     if run.verifier is not None:
         load_verifier(run.verifier)  # a wrong one is told before anything starts
     if run.prompts.path is not None:
-        find_files(run.prompts.path)
+        find_files(run.prompts.path, run.prompts.split)
     if generator.notice:
         logger.warning(generator.notice)
     announce(run, run.output_dir)

@@ -95,7 +95,7 @@ def plan_measurements(run: EvaluateConfig) -> Plan:
     scorers = {name: build_scorer(c, run.scoring) for name, c in composition.measured.items()}
     for benchmark in run.benchmarks:
         if benchmark.path is not None:
-            find_files(benchmark.path)
+            find_files(benchmark.path, benchmark.split)
     for model in composition.imported:
         find_score_files(model)
     for config in composition.measured.values():

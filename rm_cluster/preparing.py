@@ -38,7 +38,7 @@ def announce(run: Config, output_dir: str) -> None:
 
 def output_folder(output_dir: str) -> str:
     """An output folder as it is seen from here; a URL stays as it is."""
-    return output_dir if "://" in output_dir else os.path.abspath(output_dir)
+    return output_dir if "://" in output_dir else os.path.abspath(os.path.expanduser(output_dir))
 
 
 def located_run(run: EvaluateConfig) -> EvaluateConfig:

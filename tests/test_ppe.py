@@ -263,6 +263,16 @@ def test_best_of_one_is_the_base_rate_for_every_reward_model(tmp_path: Path) -> 
         assert (table["value"] <= table["oracle"] + 1e-12).all()
 
 
+def test_a_row_without_labels_is_in_no_curve_and_costs_no_other_its_own(tmp_path: Path) -> None:
+    rows = [row for row in read(write_ppe(tmp_path)) if row["domain"] == "MATH"]
+    without = [{**rows[0], "labels": None}, *rows[1:]]
+    rewards = rewards_for(rows, 0)
+    found = best_of_k_curves([benchmark(without, rm=scores_table(rewards))])
+    others = best_of_k_curves([benchmark(rows[1:], rm=scores_table(rewards[1:]))])
+    assert (found["n"] == len(rows) - 1).all()
+    np.testing.assert_array_equal(found[["value", "oracle"]], others[["value", "oracle"]])
+
+
 def test_a_judge_of_pairs_has_accuracy_and_rankings_and_nothing_else(tmp_path: Path) -> None:
     rows = read(write_ppe(tmp_path))
     rewards = [

@@ -45,7 +45,9 @@ def test_a_judge_of_pairs_has_best_of_four_and_no_ties() -> None:
 def test_prompts_with_a_reply_that_was_not_rated_are_left_out() -> None:
     rows = [parsed("ref:0", "Ties", 1, 1), parsed("tied:0", "Ties", 2, 1), parsed("0", "Math")]
     found = values(official(judge(rows, [[1, 0], [1, np.nan, 0], [np.nan, 1, 1, 1]])))
-    assert found["Ties", "score"] == 0.30
+    assert np.isnan(
+        found["Ties", "score"]
+    )  # 0.30 of the two right ones would look like a low score
     assert ("Math", "score") not in found
 
 

@@ -147,6 +147,31 @@ def test_a_path_that_leads_nowhere(
         find_files(name)
 
 
+def test_a_split_is_a_word_in_the_path_below_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "train of thought"
+    for name in ("data/train-00000-of-00001", "data/test-00000-of-00001", "latest_train", "test"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder, ".jsonl").rename(folder / f"{name}.jsonl")
+    (folder / "data" / "TEST").mkdir()
+    write(folder / "data" / "TEST", ".csv")
+
+    def names(split: str | None) -> list[str]:
+        return [file.rsplit("thought/", 1)[-1] for file in find_files(str(folder), split)]
+
+    tests = ["data/TEST/mine.csv", "data/test-00000-of-00001.jsonl", "test.jsonl"]
+    assert names("test") == tests
+    assert names("train") == ["data/train-00000-of-00001.jsonl", "latest_train.jsonl"]
+    assert len(names(None)) == 5
+    with pytest.raises(DataFormatError, match=r"No file of the split 'dev' in .*has mine.csv, te"):
+        find_files(str(folder), "dev")
+    only = str(folder / "test.jsonl")
+    assert find_files(only, "test") == find_files(only)
+    with pytest.raises(DataFormatError, match="split 'train'"):
+        find_files(only, "train")
+    rows = read_rows(BenchmarkConfig(name="mine", type="preferences", path=only, split="test"))
+    assert len(list(rows)) == len(RECORDS)
+
+
 def test_a_data_set_loads_as_datasets_does(tmp_path: Path) -> None:
     write(tmp_path, ".jsonl")
     assert [record for _, record in read_hub(str(tmp_path), "train")] == RECORDS

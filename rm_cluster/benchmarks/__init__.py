@@ -79,7 +79,7 @@ def unique_id(id: str, seen: dict[str, int]) -> str:
 def _records(
     config: BenchmarkConfig, benchmark: Benchmark
 ) -> Iterator[tuple[Place, dict[str, object] | Unreadable]]:
-    files = find_files(config.path) if config.path else []
+    files = find_files(config.path, config.split) if config.path else []
     if benchmark.choose is not None:
         files = benchmark.choose(files)
     if files:

@@ -109,24 +109,20 @@ def _ties(judged: Judged) -> list[Mean]:
         gap[i] = right.min() - judged.rewards[i][judged.labels[i] == 0].max()
         spread[i] = right.max() - right.min() if len(right) > 1 else np.nan
     is_ref, is_tied = is_ref & ~np.isnan(gap), is_tied & ~np.isnan(gap)
-    if not (is_ref | is_tied).any():
-        return [Mean.of(gap, is_ref)]
     partner = {cluster(str(judged.id[i])): gap[i] for i in np.flatnonzero(is_ref)}
     gap_ref = np.array([partner.get(cluster(str(id)), np.nan) for id in judged.id])
     paired: Bools = is_tied & ~np.isnan(gap_ref)
+    if not paired.any():
+        return [Mean.of(gap, paired)]  # nan: what is left would look like a low score
     lesser = np.minimum(gap_ref, gap)
     with np.errstate(divide="ignore", invalid="ignore"):
         margin = np.nan_to_num(np.tanh(lesser / spread - 1))
     return [
-        mean
-        for mean in (
-            Mean.of(gap > 0, is_tied).scaled(0.30),
-            Mean.of(gap > 0, is_ref).scaled(0.30),
-            Mean.of(gap > spread, paired).scaled(0.20),
-            Mean.of(lesser > spread, paired).scaled(0.20),
-            Mean.of(margin, paired).scaled(0.01),
-        )
-        if mean.counts.any()
+        Mean.of(gap > 0, is_tied).scaled(0.30),
+        Mean.of(gap > 0, is_ref).scaled(0.30),
+        Mean.of(gap > spread, paired).scaled(0.20),
+        Mean.of(lesser > spread, paired).scaled(0.20),
+        Mean.of(margin, paired).scaled(0.01),
     ]
 
 

@@ -48,11 +48,15 @@ class Unreadable(NamedTuple):
     text: str
 
 
-def find_files(path: str) -> list[str]:
+def find_files(path: str, split: str | None = None) -> list[str]:
     """Return the data files of a file, folder or fsspec URL, sorted; empty for a hub id.
 
+    Args:
+        path: Where they are.
+        split: Only those with this word in their path below it, as in `data/test-00000-of-00001`.
+
     Raises:
-        DataFormatError: Nothing is there, or nothing of a known format.
+        DataFormatError: Nothing is there, or nothing of a known format or of the split.
     """
     try:
         filesystem, root = fsspec.core.url_to_fs(path)
@@ -73,7 +77,20 @@ def find_files(path: str) -> list[str]:
         if isinstance(error, DataFormatError):
             raise
         raise DataFormatError(f"Cannot open {path!r}: {_line(error)}") from None
+    if split is not None:
+        found = _of_split(found, root, split)
     return [str(filesystem.unstrip_protocol(file)) for file in found]
+
+
+def _of_split(files: list[str], root: str, split: str) -> list[str]:
+    """As the hub tells the splits of a folder of files: by a word in the path."""
+    above = len(root) if files != [root] else root.rfind("/")
+    word = re.compile(rf"(?<![a-z]){re.escape(split.lower())}(?![a-z])")
+    found = [file for file in files if word.search(file[above:].lower())]
+    if not found:
+        names = ", ".join(file.rsplit("/", 1)[-1] for file in files)
+        raise DataFormatError(f"No file of the split {split!r} in {root!r}, which has {names:.200}")
+    return found
 
 
 def read_records(file: str) -> Iterator[tuple[Place, Record | Unreadable]]:

@@ -200,4 +200,5 @@ def _located_value(field: str, value: Any, names: set[str]) -> Any:
 
 def absolute(path: str | None) -> str | None:
     """A path that is there as it is seen from anywhere on this machine; anything else as it is."""
-    return os.path.abspath(path) if path is not None and os.path.exists(path) else path
+    expanded = None if path is None else os.path.expanduser(path)
+    return os.path.abspath(expanded) if expanded and os.path.exists(expanded) else path

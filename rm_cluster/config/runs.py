@@ -33,7 +33,7 @@ class BenchmarkConfig(Config):
     path: str | None = Field(default=None, min_length=1)
     """File, folder, fsspec URL or data set on the hub; the benchmark's own on the hub if None."""
     split: str | None = None
-    """Split of a data set on the hub; the benchmark's own, or train, where None."""
+    """Of a data set on the hub, whose own it is or train where None, or files of a folder."""
 
     @model_validator(mode="before")
     @classmethod

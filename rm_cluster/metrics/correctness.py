@@ -28,7 +28,7 @@ _BOUNDS = (0.0, 1.0)
 
 
 class Samples(NamedTuple):
-    """The rated prompts of one group, each with all its labels.
+    """The rated prompts of one group that have labels.
 
     Attributes:
         position: [Q] where they stand among the judged prompts.
@@ -46,10 +46,10 @@ class Samples(NamedTuple):
 
     @classmethod
     def of(cls, judged: Judged, members: Bools) -> Samples | None:
-        """Those of the prompts in `members` ([P]) that are rated, if they all have labels."""
-        position = np.flatnonzero(members & judged.rated)
+        """Those of the prompts in `members` ([P]) that are rated and have labels, if any do."""
+        position = np.flatnonzero(members & judged.rated & (judged.num_labels > 0))
         sizes = judged.num_labels[position]
-        if not len(position) or not sizes.all():
+        if not len(position):
             return None
         rewards, labels = (np.full((len(position), sizes.max()), np.nan) for _ in range(2))
         curve, oracle = (np.empty((len(position), sizes.min())) for _ in range(2))

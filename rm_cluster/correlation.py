@@ -228,7 +228,7 @@ def _absolute(run: CorrelateConfig) -> CorrelateConfig:
 
     def there(path: str) -> str:
         local = path != PUBLISHED and "://" not in path
-        return str(Path(path).absolute()) if local else path
+        return str(Path(path).expanduser().absolute()) if local else path
 
     return run.model_copy(
         update={

@@ -87,6 +87,9 @@ def test_ray_stays_out_of_pure_modules(file: Path) -> None:
         ("import rm_cluster; rm_cluster.Classifier", ("torch", "ray", "transformers")),
         ("import rm_cluster; rm_cluster.doctor", ("torch", "ray", "transformers")),
         ("import rm_cluster; rm_cluster.load_result", ("torch", "ray", "transformers")),
+        # every process of every model pays for what these import
+        ("import rm_cluster.encoding", ("torch", "ray", "scipy", "rm_cluster.metrics")),
+        ("import rm_cluster.pipeline", ("torch", "scipy", "rm_cluster.metrics")),
     ],
 )
 def test_import_is_light(statement: str, absent: tuple[str, ...]) -> None:

@@ -19,7 +19,6 @@ import pyarrow as pa
 from rm_cluster.config import JudgeConfig, ScoringConfig
 from rm_cluster.scorers.asking import NOTHING_ELSE, Asker, Endpoint, Logits, Reading, Words
 from rm_cluster.scorers.judge_prompt import OPTIONS, JudgePrompt
-from rm_cluster.scorers.questions import answers, question_rows
 from rm_cluster.scorers.scorer import (
     EncodedGroup,
     GroupRewards,
@@ -106,6 +105,9 @@ class Judge:
         Two-reply methods compare each two completions: the rewards are those whose differences are
         nearest to the margins, whatever `compare` says.
         """
+        # a third of a second that encoders, senders and replicas can do without
+        from rm_cluster.scorers.questions import answers, question_rows
+
         config = self.config
         if config.is_pairwise:
             config = config.model_copy(update={"compare": "round_robin"})

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rm_cluster.errors import ConfigError
 from rm_cluster.scorers.scorer import EncodedGroup
 from rm_cluster.types import Row
 
@@ -36,6 +37,8 @@ class ByteSum:
     def load(self, num_threads: int | None = None) -> None:
         if self.fail == "load":
             raise RuntimeError("no memory")
+        if self.fail == "weights":
+            raise ConfigError("sum lacks a head")
         if self.pids:
             (Path(self.pids) / str(os.getpid())).touch()
 

@@ -41,7 +41,7 @@ def test_a_ratio_of_customized_log_probs_is_that_of_prompts_customized_by_hand(
     )
     domains = ["math", "safety", "chat", "unheard of"]
     rows = [
-        row(f"prompt {i}", ["good", "bad one"], id=f"r{i}", domain=domains[i % 4]) for i in range(8)
+        row(f"prompt {i}", ["good", "bad one"], id=f"r{i}", domain=domains[i]) for i in range(4)
     ]
     data = tmp_path / "data.jsonl"
     records = [
@@ -87,10 +87,10 @@ def test_a_ratio_of_customized_log_probs_is_that_of_prompts_customized_by_hand(
         for one, rewards in zip(rows, its, strict=True):
             np.testing.assert_allclose(found[one["id"]], rewards, rtol=0, atol=1e-4)
     members = result.run["members"]
-    counts = {"chat": 4, "reasoning": 2, "safety": 2, "n_unrouted": 0}
+    counts = {"chat": 2, "reasoning": 1, "safety": 1, "n_unrouted": 0}
     assert members["told/strong"]["asked"] == members["told/weak"]["asked"] == {"mine": counts}
     routed_counts = result.run["reward_models"]["routed"]["asked"]["mine"]
-    assert routed_counts == {"chat": 8, "n_unrouted": 8}
+    assert routed_counts == {"chat": 4, "n_unrouted": 4}
     again = rmc.evaluate(config)
     assert {one["n_scored"] for one in again.run["members"].values()} == {0}
     assert again.run["reward_models"]["routed"]["n_scored"] == 0

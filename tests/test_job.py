@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -34,11 +34,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def write_config(folder: Path, seconds: float = 0.0, num_rows: int = 40) -> Path:
+def write_config(folder: Path, seconds: float = 0.0, limit: int | None = None) -> Path:
     data = folder / "pairs.jsonl"
     records = [
-        {"prompt": f"p{i}", "chosen": "b" * (i % 7), "rejected": "a" * (i % 5)}
-        for i in range(num_rows)
+        {"prompt": f"p{i}", "chosen": "b" * (i % 7), "rejected": "a" * (i % 5)} for i in range(40)
     ]
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
     config = {
@@ -46,6 +45,7 @@ def write_config(folder: Path, seconds: float = 0.0, num_rows: int = 40) -> Path
             {"type": "tests.scorers:ByteSum", "name": "sum", "options": {"seconds": seconds}}
         ],
         "benchmarks": [str(data)],
+        "limit": limit,
         "scoring": {"tokens_per_request": 20},
         "output_dir": str(folder / "out"),
     }
@@ -63,7 +63,6 @@ def write_config(folder: Path, seconds: float = 0.0, num_rows: int = 40) -> Path
         (["{config}", "limit=-1"], "limit is wrong"),
         (["{config}", "reward_models.0.type=no.such:Scorer"], "Cannot build 'sum'"),
         (["{config}", "benchmarks.0=rm_bench"], "Did you mean 'rm-bench'"),
-        (["{config}", "benchmarks.0={empty}"], "it is empty"),
         (["{config}", "benchmarks.0={broken}"], "none of its 2 rows fits"),
         (["{config}", "serving.num_gpus=1"], "cannot get more"),
         (["{config}", "output_dir={empty}/x"], "Cannot write to output_dir"),
@@ -88,23 +87,48 @@ def test_a_users_mistake_is_told_in_two_lines(
     assert len(lines) - at <= 2, "what is wrong comes last, in two lines at most"
 
 
-def test_the_summary_says_what_was_found(tmp_path: Path) -> None:
-    done = run(str(write_config(tmp_path)), "limit=20")
-    assert done.returncode == 0, done.stderr
-    assert "PARTIAL" in done.stdout
-    assert "pairs (20 prompts, 20 pairs)" in done.stdout
-    value = rmc.load_result(str(tmp_path / "out")).leaderboard()["value"].item()
-    assert f"{value:.3f} [" in done.stdout
+class Killed(NamedTuple):
+    """A run that was killed half way, and run again."""
+
+    num_files: int
+    had_ended: bool
+    again: subprocess.CompletedProcess[str]
+    result: rmc.EvalResult
 
 
-def test_a_local_cluster_is_gone_after_the_run(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    folder = tmp_path_factory.mktemp("killed")
+    config, store = write_config(folder, seconds=0.2, limit=20), folder / "out" / "rewards"
+    driver = subprocess.Popen(
+        [*JOB, str(config)], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: len(list(store.rglob("*.parquet"))) >= 4, "the first scores")
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    num_files, had_ended = len(list(store.rglob("*.parquet"))), (folder / "out/run.json").exists()
+    again = run(str(config))
+    assert again.returncode == 0, again.stderr
+    return Killed(num_files, had_ended, again, rmc.load_result(str(folder / "out")))
+
+
+class Undisturbed(NamedTuple):
+    """The same from Python, and what it says 12 s after it: `up` or `gone`."""
+
+    said: str
+    result: rmc.EvalResult
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("undisturbed")
     # 12 s: Serve's threads, if any were left, would start Ray again within 10
     code = (
         "import sys, time, ray, rm_cluster as rmc; rmc.evaluate(sys.argv[1]); time.sleep(12); "
         "print('up' if ray.is_initialized() else 'gone')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(write_config(tmp_path))],
+        [sys.executable, "-c", code, str(write_config(folder, limit=20))],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
@@ -112,29 +136,30 @@ def test_a_local_cluster_is_gone_after_the_run(tmp_path: Path) -> None:
         check=True,
         timeout=240,
     )
-    assert done.stdout.split()[-1] == "gone"
+    return Undisturbed(done.stdout.split()[-1], rmc.load_result(str(folder / "out")))
 
 
-def test_killed_and_run_again_equals_uninterrupted(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    killed = write_config(tmp_path / "a", seconds=0.2)
-    store = tmp_path / "a" / "out" / "rewards"
-    driver = subprocess.Popen(
-        [*JOB, str(killed)], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
-    )
-    wait_until(lambda: len(list(store.rglob("*.parquet"))) >= 4, "the first scores")
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    assert not (tmp_path / "a" / "out" / "run.json").exists()
-    assert run(str(killed)).returncode == 0
-    assert run(str(write_config(tmp_path / "b"))).returncode == 0
-    again, undisturbed = (rmc.load_result(str(tmp_path / name / "out")) for name in "ab")
-    counts = again.run["reward_models"]["sum"]
-    assert counts["n_from_store"] >= 4
-    assert counts["n_from_store"] + counts["n_scored"] == 40
-    pd.testing.assert_frame_equal(again.rewards, undisturbed.rewards)
-    pd.testing.assert_frame_equal(again.metrics, undisturbed.metrics)
+def test_a_local_cluster_is_gone_after_the_run(undisturbed: Undisturbed) -> None:
+    assert undisturbed.said == "gone"
+
+
+def test_killed_and_run_again_equals_uninterrupted(
+    killed: Killed, undisturbed: Undisturbed
+) -> None:
+    assert not killed.had_ended
+    counts = killed.result.run["reward_models"]["sum"]
+    assert counts["n_from_store"] >= killed.num_files >= 4
+    assert counts["n_from_store"] + counts["n_scored"] == 20
+    pd.testing.assert_frame_equal(killed.result.rewards, undisturbed.result.rewards)
+    pd.testing.assert_frame_equal(killed.result.metrics, undisturbed.result.metrics)
+
+
+def test_the_summary_says_what_was_found(killed: Killed) -> None:
+    told = killed.again.stdout
+    assert "PARTIAL" in told
+    assert "pairs (20 prompts, 20 pairs)" in told
+    value = killed.result.leaderboard()["value"].item()
+    assert f"{value:.3f} [" in told
 
 
 @pytest.fixture

@@ -82,3 +82,8 @@ def test_nothing_that_fits_is_an_error_with_the_first_reason(tmp_path: Path) -> 
         take_snapshot(config, None, str(tmp_path / "out"))
     # and what was set aside can still be looked at
     assert len(list((tmp_path / "out" / "rejected" / "mine").iterdir())) == 1
+
+
+def test_an_empty_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataFormatError, match="'mine' has nothing to judge: it is empty"):
+        take_snapshot(write(tmp_path / "mine.jsonl", 0), None, str(tmp_path / "out"))

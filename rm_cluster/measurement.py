@@ -148,6 +148,8 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
             if isinstance(config, JudgeConfig):
                 found, asked[name][benchmark] = answers(config, rows, found)
             into[name] = found
+        del stored
+    pa.default_memory_pool().release_unused()  # a quarter of a kB for each prompt of the lookups
     judged = [
         judge(snapshot, rows.drop_columns("content"), composition, scores)
         for (snapshot, rows), scores in zip(benchmarks, tables, strict=True)

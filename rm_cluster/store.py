@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rm_cluster.columns import Bools, any_of, largest_of
+from rm_cluster.columns import Bools, Column, any_of, largest_of
 from rm_cluster.errors import ConfigError
 from rm_cluster.types import ROW_SCHEMA, Row
 
@@ -167,7 +167,10 @@ class RewardStore(Store):
 
     def read(self, max_length: int | None, truncation: str) -> StoredRewards:
         """Everything stored, as far as it can be used under these limits."""
-        return StoredRewards(self.table(_LOOKED_UP), self.contract_id, max_length, truncation)
+        stored = self.table(_LOOKED_UP)
+        # by content alone: what is before it is the contract, in all of them
+        content = pc.utf8_slice_codeunits(stored["key"], len(self.contract_id) + 1)
+        return StoredRewards(stored.set_column(0, "key", content), max_length, truncation)
 
 
 class SampleStore(Store):
@@ -226,47 +229,42 @@ SAMPLE_COLUMNS = ("completions", "num_tokens", "logprobs", "ended")
 
 
 class StoredRewards:
-    """Lookup of stored rewards by the content of a prompt group."""
+    """Lookup of stored rewards by the content of a prompt group, which is their `key` here."""
 
-    def __init__(
-        self, table: pa.Table, contract_id: str, max_length: int | None, truncation: str
-    ) -> None:
+    def __init__(self, table: pa.Table, max_length: int | None, truncation: str) -> None:
         usable = _usable(table, max_length, truncation)
         # usable rows first: an error of an earlier try gives way to a later success
         self._order = pa.array(np.argsort(~usable, kind="stable"))
         self._table = table
         self._num_usable = int(usable.sum())
-        self._contract_id = contract_id
 
-    def missing(self, content: pa.Array) -> npt.NDArray[np.int64]:
+    def missing(self, content: Column) -> npt.NDArray[np.int64]:
         """Positions of the prompt groups ([P] content hashes) that are still to be measured.
 
         Of those that are equal, the first.
         """
-        known, keys = self._ordered_keys()[: self._num_usable], self._keys(content)
-        found: Bools = pc.is_in(keys, value_set=known).to_numpy(zero_copy_only=False)
+        known = self._ordered_keys()[: self._num_usable]
+        found: Bools = pc.is_in(content, value_set=known).to_numpy(zero_copy_only=False)
         positions = np.flatnonzero(~found)
-        distinct = keys.take(positions).dictionary_encode().indices
+        missing = content.take(positions)
+        if isinstance(missing, pa.ChunkedArray):
+            missing = missing.combine_chunks()
+        distinct = missing.dictionary_encode().indices
         return positions[np.sort(np.unique(distinct, return_index=True)[1])]
 
-    def lookup(self, content: pa.Array) -> pa.Table:
+    def lookup(self, content: Column) -> pa.Table:
         """What is stored of each prompt group, errors included; nulls where there is nothing.
 
         Returns:
             `values, num_tokens, truncated, error`.
         """
-        positions = pc.index_in(self._keys(content), value_set=self._ordered_keys())
+        positions = pc.index_in(content, value_set=self._ordered_keys())
         found = self._table.select(["values", "num_tokens", "truncated", "error"])
         return found.take(self._order.take(positions))
 
     def _ordered_keys(self) -> pa.ChunkedArray:
         keys = self._table["key"]
         return keys if self._num_usable == len(keys) else keys.take(self._order)
-
-    def _keys(self, content: pa.Array) -> pa.Array:
-        if isinstance(content, pa.ChunkedArray):
-            content = content.combine_chunks()
-        return pc.binary_join_element_wise(self._contract_id, content, "-")
 
 
 def _usable(table: pa.Table, max_length: int | None, truncation: str) -> Bools:

@@ -26,7 +26,7 @@ NUM_COSTLY_DRAWS = 400
 CONFIDENCE = 0.95
 MIN_STRATUM = 10
 """Clusters of a stratum: what fewer vary is told too low, and one alone does not vary at all."""
-_CHUNK_ELEMENTS = 4_000_000
+_CHUNK_ELEMENTS = 1_000_000
 
 
 class Mean(NamedTuple):

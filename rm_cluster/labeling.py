@@ -5,6 +5,7 @@ What becomes no pair is counted under the first reason that holds.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -68,7 +69,9 @@ def label(
             usable.append((row, values))
     train: list[Record] = []
     held_out: list[Record] = []
-    split = id_draws([row["id"] for row, _ in usable], config.seed, "split")
+    # by prompt, of which there may be several rows: none must be on both sides
+    prompts = [json.dumps(row["prompt"]) for row, _ in usable]
+    split = id_draws(prompts, config.seed, "split")
     for record, draw in zip(_records(config, usable, similarity), split, strict=True):
         reason = _reason(config, record)
         if reason is not None:
@@ -134,7 +137,7 @@ def _reason(config: AnnotateConfig, record: Record) -> str | None:
     ratio = config.max_length_ratio
     turns = record["prompt"]
     reasons = {
-        "tied": record["margin"] == 0,
+        "tied": not record["margin"] > 0,
         "equal_texts": record["chosen"] == record["rejected"],
         "multi_turn": config.format == "standard" and [m["role"] for m in turns] != ["user"],
         "min_margin": record["margin"] < config.min_margin,

@@ -250,3 +250,17 @@ def test_a_wrong_table_is_told(change: dict[str, object], said: str) -> None:
 def test_a_missing_column_is_told() -> None:
     with pytest.raises(DataFormatError, match="lacks 'family'"):
         compare_base_models(SMALL.drop(columns="family"))
+
+
+def test_a_family_beside_which_there_is_too_little_is_not_left_out(forty: pd.DataFrame) -> None:
+    table = forty.head(22)[["base_model", "method", "size_group", "outcome"]]
+    rng = np.random.default_rng(0)
+    table = table.assign(family=["big"] * 21 + ["a"], feature=rng.normal(size=22))
+    found = compare_base_models(table).selection
+    assert set(found["validation"]) == {"in_sample", "10_fold"}
+
+
+def test_a_table_without_an_outcome_is_told() -> None:
+    for table in (SMALL.assign(outcome=np.nan), SMALL.head(0)):
+        with pytest.raises(DataFormatError, match="no outcome in any row"):
+            compare_base_models(table)

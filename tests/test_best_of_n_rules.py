@@ -13,6 +13,7 @@ from rm_cluster.best_of_n import (
     pick,
     select,
     select_probabilities,
+    token_overlap,
 )
 from rm_cluster.errors import ConfigError, DataFormatError
 from tests.candidate_pools import candidate_pools
@@ -273,3 +274,13 @@ def test_malformed_embeddings_are_told() -> None:
 def test_an_overflow_is_told() -> None:
     with pytest.raises(ConfigError, match="so large"):
         pick([[0.0, 1.0]], [[-1e10, -1e9]], 1e300)
+
+
+def test_candidates_of_equal_mean_similarity_tie() -> None:
+    similarity = token_overlap([["f", "c e f e f", "b e f b b"]])
+    rewards = np.zeros((1, 3))
+    assert select("mbr", rewards, similarity_PNN=similarity).tolist() == [1]
+    # whatever the order in which the means are summed
+    order = [0, 2, 1]
+    turned = similarity[:, order][:, :, order]
+    assert select("mbr", rewards, similarity_PNN=turned).tolist() == [1]

@@ -217,6 +217,28 @@ def test_quantile_is_over_z_scores_of_the_domains() -> None:
         assert (row["n"].item(), row["num_domains"].item()) == (4, 2)
 
 
+@pytest.mark.parametrize("constant", [0.5, 0.11, 0.3])
+def test_a_domain_in_which_all_are_equal_has_a_z_score_of_zero(constant: float) -> None:
+    x = {"varies": [0.61, 0.55, 0.72, 0.40, 0.66], "not": [constant] * 5}
+    y = [1.0, 2.0, 5.0, 3.0, 4.0]
+    found = quantile_aggregation(metrics_of(x), outcomes_of(y), ("varies", "not"), (0.0, 1.0))
+    z = stats.zscore(x["varies"])
+    for value, ends in zip(found["pearson"], (np.minimum(z, 0), np.maximum(z, 0)), strict=True):
+        assert value == pytest.approx(stats.pearsonr(ends, y).statistic)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e160])
+def test_values_of_any_size_have_a_coefficient(scale: float) -> None:
+    x, y = [0.61, 0.55, 0.72, 0.40, 0.66], [1.0, 2.0, 5.0, 3.0, 4.0]
+    scaled = [scale * value for value in x]
+    found = correlate(metrics_of({"d": scaled}), outcomes_of(y))
+    expected = correlate(metrics_of({"d": x}), outcomes_of(y))
+    for name in SCIPY:
+        assert found[name].item() == pytest.approx(expected[name].item())
+    almost = [0.3, 0.3, 0.1 + 0.2, 0.3, 0.3]
+    assert np.isnan(correlate(metrics_of({"d": almost}), outcomes_of(y))["pearson"].item())
+
+
 def test_quantile_of_a_lower_is_better_metric_starts_at_its_worst_domain() -> None:
     loss = {"hard": [0.9, 0.1, 0.2, 0.3], "easy": [0.1, 0.2, 0.3, 0.4]}
     found = quantile_aggregation(

@@ -137,3 +137,21 @@ def test_models_that_are_equally_good_have_no_gap_to_correlate() -> None:
 def test_two_models_are_too_few() -> None:
     found = rows(*mirrored(2, noise=0.1))
     assert found[["pearson", "pearson_p"]].isna().all(axis=None)
+
+
+def test_a_model_that_failed_in_a_domain_is_left_out_there() -> None:
+    accuracy, values = mirrored(8, noise=0.05)
+    accuracy[3], accuracy[:, 3] = np.nan, np.nan
+    found, expected = rows(accuracy, values), rows(accuracy, {**values, "m3": float("nan")})
+    assert found["n_models"].tolist() == [7, 7]
+    pd.testing.assert_frame_equal(found, expected)
+    # and so is one that lost another's comparisons alone
+    accuracy[5, 6] = np.nan
+    assert rows(accuracy, values)["n_models"].tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e9])
+def test_the_unit_of_the_values_does_not_matter(scale: float) -> None:
+    accuracy, values = mirrored(8, noise=0.05)
+    scaled = {name: scale * value for name, value in values.items()}
+    pd.testing.assert_frame_equal(rows(accuracy, scaled), rows(accuracy, values), rtol=1e-9)

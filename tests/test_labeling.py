@@ -76,7 +76,7 @@ def test_a_long_against_a_short_completion_is_left_out() -> None:
     assert found.dropped == {"max_length_ratio": 1}
 
 
-def test_the_split_is_by_id_whatever_else_is_there() -> None:
+def test_the_split_is_by_prompt_whatever_else_is_there() -> None:
     whole = labeled(held_out_fraction=0.3)
     ids = {record["id"] for record in whole.held_out}
     assert 15 < len(ids) < 45
@@ -84,6 +84,9 @@ def test_the_split_is_by_id_whatever_else_is_there() -> None:
     assert {record["id"] for record in half.held_out} == ids & {row["id"] for row in ROWS[::2]}
     larger = labeled(held_out_fraction=0.5)
     assert ids < {record["id"] for record in larger.held_out}
+    twice = [{**one, "id": f"{one['id']}/{k}"} for one in ROWS for k in range(2)]
+    both = labeled(twice, REWARDS * 2, held_out_fraction=0.3)
+    assert {record["id"] for record in both.held_out} == {f"{id}/{k}" for id in ids for k in "01"}
 
 
 @pytest.mark.parametrize("rule", ["best_vs_random", "best_vs_uniform_rank", "mbr_bon_vs_worst"])

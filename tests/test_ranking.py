@@ -160,3 +160,18 @@ def test_redrawn_metrics_vary_as_those_of_fresh_battles() -> None:
         spread = np.std([found[metric] for found in fresh])
         # within a factor of two: what is resampled are noisier battles, and 60 are few
         assert 0.5 * spread < np.nanstd(redrawn[metric]) < 2 * spread + 0.005, metric
+
+
+def test_nothing_is_known_between_policies_that_no_battles_link() -> None:
+    # 0 beats 1, 2 beats 3, and 4 meets nobody: pairs are (0, 1), (0, 2) ... (3, 4)
+    battles = np.zeros((10, 3))
+    battles[0], battles[7] = [90, 10, 0], [80, 20, 0]
+    found = rank_policies(battles, battles)
+    assert found["separability"] == 2 / 10
+    assert found["confidence_agreement"] == 1
+    assert found["brier"] == 0, "where people have no order, neither has the reward model"
+    redrawn = redrawn_rankings(battles[None], battles[None])
+    assert redrawn["separability"].tolist() == [2 / 10]
+    # a chain of battles links its ends
+    battles[4] = [50, 50, 0]
+    assert rank_policies(battles, battles)["separability"] > 2 / 10

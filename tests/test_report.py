@@ -142,13 +142,21 @@ def test_records_hold_five_digits_and_no_nan() -> None:
     assert records(table) == [{"a": 0.12346, "b": 1}, {"a": None, "b": 2}, {"a": None, "b": 3}]
 
 
+@pytest.mark.parametrize("name", ["math\x1b", "a\x00b", "\uffff"])
+def test_a_name_that_xml_cannot_hold_is_drawn(name: str) -> None:
+    cells = [("overall", "accuracy"), (name, "accuracy"), ("z", "accuracy")]
+    result = made_up_result(metric_rows(("a", name), "mine", cells))
+    for figure in evaluation_page(result).figures:
+        ElementTree.fromstring(figure.svg())
+
+
 def test_a_table_keeps_the_raw_number_to_sort_by() -> None:
     frame = pd.DataFrame(
         {"name": ["a"], "x": [0.00012], "ci_low": [0.0], "ci_high": [1.0], "n": [1200]}
     )
     table = Table.of(frame, {"name": "name", "x [ci]": "x", "x": "x", "n": "n"}, "t.csv")
     texts, values = zip(*((cell.text, cell.sort_value) for cell in table.rows[0]), strict=True)
-    assert texts == ("a", "0.000 [0.000, 1.000]", "1.2e-04", "1200")
+    assert texts == ("a", "0.00012 [0.000, 1.000]", "1.2e-04", "1200")
     assert values == (None, "0.00012", "0.00012", "1200.0")
 
 

@@ -90,7 +90,11 @@ def test_points_are_those_that_have_both_and_the_note_has_their_n(
     figure = correlation_page(result).figures[1]
     first = figure.tables["points"].query("choice == 0")
     assert sorted(first["reward_model"]) == sorted(NAMES[:9])
-    assert figure.tables["notes"]["text"].str.endswith("n = 9").all()
+    told = figure.tables["notes"]["text"].str.partition(", n = 9")
+    assert (told[1] != "").all()
+    turned = np.where(result.correlations["flipped"], " (sign turned: lower is better)", "")
+    assert told[2].tolist() == turned.tolist()
+    assert (turned != "").any()
     # no interval is known for the first: its bar has no length
     bare = dataclasses.replace(result, metrics=result.metrics.assign(ci_low=np.nan, ci_high=np.nan))
     points = correlation_page(bare).figures[1].tables["points"]

@@ -18,6 +18,7 @@ from rm_cluster.searching.choice import (
     proxy_rewards,
     try_choice,
 )
+from rm_cluster.searching.job import _split
 from rm_cluster.searching.judging import curves, judge, mean_columns, powers_of_two
 from rm_cluster.searching.pool import SearchPool, check_rules
 from rm_cluster.searching.reading import read_pool
@@ -39,8 +40,8 @@ def pool(tmp_path: Path) -> SearchPool:
 
 def test_a_pool_is_its_columns(tmp_path: Path) -> None:
     records = pool_records(num_prompts=3, num=4)
-    pool, ids, counts = read(tmp_path, records)
-    assert ids == ["p0", "p1", "p2"]
+    pool, prompts, counts = read(tmp_path, records)
+    assert [prompt[-5:-3] for prompt in prompts] == ["q0", "q1", "q2"]
     assert pool.names == ("m0", "m1")
     for k, name in enumerate(pool.names):
         np.testing.assert_array_equal(
@@ -62,8 +63,8 @@ def test_what_lacks_a_value_is_left_out_and_counted(tmp_path: Path) -> None:
     for name in ("labels", "logprobs", "num_tokens"):
         records[2][name] = records[2][name][:2]
     records[2]["rewards"] = {k: v[:2] for k, v in records[2]["rewards"].items()}
-    pool, ids, counts = read(tmp_path, records)
-    assert ids == ["p0", "p2", "p3"]
+    pool, prompts, counts = read(tmp_path, records)
+    assert [prompt[-5:-3] for prompt in prompts] == ["q0", "q2", "q3"]
     assert counts["n_candidates_left_out"] == 1 + 4
     assert counts["n_prompts_left_out"] == 1
     assert (counts["smallest_pool"], counts["largest_pool"]) == (2, 4)
@@ -149,6 +150,46 @@ def test_a_reward_model_is_not_called_as_the_ensemble_of_all_is(tmp_path: Path) 
     for record in records:
         record["rewards"]["ensemble"] = record["rewards"].pop("m1")
     with pytest.raises(ConfigError, match="cannot be called 'ensemble'"):
+        read(tmp_path, records)
+
+
+@pytest.mark.parametrize("word", ["gold", "worst_case"])
+def test_a_reward_model_is_not_called_as_the_criterion_is(tmp_path: Path, word: str) -> None:
+    records = pool_records(num_prompts=3)
+    for record in records:
+        record["rewards"][word] = record["rewards"].pop("m1")
+    with pytest.raises(ConfigError, match=f"cannot be called '{word}'"):
+        read(tmp_path, records, criterion=word)
+    # that it is the gold reward is said where it is
+    if word == "gold":
+        assert read(tmp_path, records, gold="gold").pool.names == ("m0",)
+
+
+def test_the_gold_reward_model_is_not_searched(tmp_path: Path) -> None:
+    changes = {"gold": "m0", "space": {"reward_models": ["m0", "m1"]}}
+    with pytest.raises(ConfigError, match=r"gold: m0 is among space\.reward_models"):
+        read(tmp_path, pool_records(num_prompts=3), **changes)
+
+
+def test_rows_of_one_prompt_choose_or_judge_together(tmp_path: Path) -> None:
+    records = pool_records(num_prompts=10)
+    twice = [{**one, "id": f"{one['id']}/{k}"} for one in records for k in range(2)]
+    path = write_pool(tmp_path / "pool.jsonl", twice)
+    run = parse_config(SearchConfig, {"pool": path, "dev_fraction": 0.3})
+    dev = _split(run, read_pool(run))
+    assert dev.sum() == 6
+    np.testing.assert_array_equal(dev[::2], dev[1::2])
+    alone = parse_config(
+        SearchConfig, {"pool": write_pool(tmp_path / "one.jsonl", twice[:2]), "dev_fraction": 0.5}
+    )
+    with pytest.raises(ConfigError, match="The pool has 1 prompt "):
+        _split(alone, read_pool(alone))
+
+
+def test_a_number_that_is_too_large_is_told(tmp_path: Path) -> None:
+    records = pool_records(num_prompts=2)
+    records[1]["rewards"]["m0"][0] = 10**400
+    with pytest.raises(DataFormatError, match="'p1': 'm0' must be a list of numbers"):
         read(tmp_path, records)
 
 

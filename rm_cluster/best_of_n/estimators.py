@@ -11,7 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rm_cluster.best_of_n.pools import Pools, check_beta, check_n, unknown_name
+from rm_cluster.best_of_n.pools import (
+    MEAN_DECIMALS,
+    Pools,
+    check_beta,
+    check_n,
+    unknown_name,
+)
 from rm_cluster.errors import ConfigError
 from rm_cluster.metrics.judged import Bools, Floats, Ints
 from rm_cluster.metrics.picks import best_of_k
@@ -160,6 +166,7 @@ def random_subsets(
         if size >= n:
             among = _subsets(size, n, num_draws, rng)
             means = similarity_PNN[prompt][np.ix_(here, here)].astype(np.float64) @ among / n
+            means = means.round(MEAN_DECIMALS)
             yield prompt, Subsets(here, among, means)
 
 

@@ -22,6 +22,10 @@ import numpy.typing as npt
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.metrics.judged import Bools, Floats, Ints
 
+MEAN_DECIMALS = 11
+"""Of mean similarities: equal ones are to tie, whatever the order of summing, and similarities
+themselves are rounded to 12."""
+
 
 class Pools(NamedTuple):
     """Rewards of candidates; -inf where there is none, so that no maximum falls there.
@@ -172,7 +176,7 @@ def floats(name: str, values: npt.ArrayLike) -> Floats:
     """
     try:
         return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataFormatError(
             f"{name} is no array of numbers ({error}). Pad shorter pools with nan."
         ) from error

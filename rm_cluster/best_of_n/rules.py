@@ -15,7 +15,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rm_cluster.best_of_n.pools import Pools, check_beta, first_largest, floating, unknown_name
+from rm_cluster.best_of_n.pools import (
+    MEAN_DECIMALS,
+    Pools,
+    check_beta,
+    first_largest,
+    floating,
+    unknown_name,
+)
 from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.metrics.judged import Bools, Floats, Ints
 
@@ -171,7 +178,7 @@ def similarity_bonus(pools: Pools, similarity_PNN: npt.ArrayLike) -> Floats:
     similarity = pools.similarity(similarity_PNN)
     # without a candidate the similarity is 0
     sums: Floats = np.sum(similarity, axis=2, dtype=np.float64)
-    means = sums / pools.sizes_P[:, None]
+    means = (sums / pools.sizes_P[:, None]).round(MEAN_DECIMALS)
     return np.where(pools.present_PN, means, 0.0)
 
 
@@ -210,7 +217,7 @@ def mean_similarity(embeddings_PND: npt.ArrayLike, present_PN: Bools | None = No
     for prompt, here in enumerate(present):
         unit = _unit(embeddings[prompt][here])
         means[prompt, here] = unit @ unit.mean(axis=0)
-    return means.round(_DECIMALS)
+    return means.round(MEAN_DECIMALS)
 
 
 def cosine_similarity(embeddings_PND: npt.ArrayLike, present_PN: Bools | None = None) -> Floats:

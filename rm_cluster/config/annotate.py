@@ -57,7 +57,7 @@ class AnnotateConfig(Config):
     output_dir: str = Field(default="results/annotate", min_length=1)
     """Folder or fsspec URL that every node can reach."""
     seed: NonNegativeInt = 0
-    """Of what is drawn: partners, ranks and the split. Each draw depends on it and the row's id."""
+    """Of what is drawn: partners and ranks by the row's id, and the split by its prompt."""
 
     _unique_names = unique_names("reward_models")
 

@@ -58,10 +58,13 @@ def compare_base_models(table: pd.DataFrame, seed: int = 0) -> BaseModelTables:
         seed: Of folds, draws and permutations.
 
     Raises:
-        DataFormatError: A column is missing, repeats a base model or holds no number.
+        DataFormatError: A column is missing, repeats a base model or holds no number, or there is
+            no outcome.
     """
     checked, features = check_base_models(table)
     known = checked[checked["outcome"].notna()]
+    if known.empty:
+        raise DataFormatError("The base-model table has no outcome in any row.")
     by_method = [(str(method), rows) for method, rows in known.groupby("method", sort=False)]
     selected = [_selection(method, rows, features, seed) for method, rows in by_method]
     return BaseModelTables(

@@ -30,6 +30,8 @@ NUM_DRAWS = 2000
 MAX_PERMUTATIONS = 10_000
 CONFIDENCE = 0.95
 _ROUNDING = 1e-12
+_ALIKE = 1e-14
+"""Of values, relative to their size: what rounding makes of equal ones."""
 
 
 def coefficient(x: Floats, y: Floats, name: str) -> Floats:
@@ -154,8 +156,11 @@ def _unit(values: Floats, name: str) -> Floats:
     else:
         centered = rankdata(values, axis=-1) if name == "spearman" else values
         vectors = centered - centered.mean(axis=-1, keepdims=True)
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     # by comparing, as rounding leaves a constant's centered values a little off zero
-    constant = values.max(axis=-1, keepdims=True) == values.min(axis=-1, keepdims=True)
-    unit: Floats = vectors / np.where(constant, np.nan, length)
+    constant = np.ptp(values, axis=-1, keepdims=True) <= _ALIKE * np.abs(values).max(
+        axis=-1, keepdims=True
+    )
+    # first to a size whose square is a number
+    vectors = vectors / np.where(constant, np.nan, np.abs(vectors).max(axis=-1, keepdims=True))
+    unit: Floats = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return unit

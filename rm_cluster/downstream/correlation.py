@@ -151,7 +151,9 @@ def _aggregated(
         complete = by_domain.loc[list(domains)].dropna(axis="columns")
         spread = complete.std(axis="columns", ddof=0)
         centered = complete.sub(complete.mean(axis="columns"), axis="index")
-        scores = centered.div(spread.where(spread > 0, 1.0), axis="index")
+        # by comparing, as rounding leaves the spread of equal values a little over zero
+        varies = complete.max(axis="columns") > complete.min(axis="columns")
+        scores = centered.div(spread, axis="index").where(varies, 0.0, axis="index")
         for q in quantiles:
             rows[str(benchmark), q, len(domains), str(metric)] = scores.quantile(q)
     keys = pd.DataFrame(list(rows), columns=["benchmark", "quantile", "num_domains", "metric"])

@@ -37,6 +37,8 @@ DEGREES = (1, 2, 3)
 L1_RATIOS = (0.0, 0.25, 0.5, 0.75, 1.0)
 ALPHAS = (0.1, 0.01, 0.001, 0.0001)
 NUM_FOLDS = 10
+MIN_TRAINING = 3
+"""Base models to fit anything to, of which one is left out again to choose a setting."""
 _TOLERANCE = 1e-3
 _MAX_ITERATIONS = 20_000
 
@@ -79,7 +81,7 @@ def select(
 
     Returns:
         By predictor (`best_feature`, `elastic_net`) and validation (`in_sample`, `10_fold`,
-        `leave_family_out`); the last only where there are two families or more.
+        `leave_family_out`); the last only where `MIN_TRAINING` are left without any family.
     """
     found = {}
     with _fitting():
@@ -90,7 +92,8 @@ def select(
             found[name, "in_sample"] = predictor(features, outcome, features)
             groups = {"10_fold": _folds(len(outcome), seed + 1), "leave_family_out": families}
             for validation, held_out in groups.items():
-                if len(np.unique(held_out)) > 1:
+                largest = np.unique(held_out, return_counts=True)[1].max()
+                if len(outcome) - largest >= MIN_TRAINING:
                     fit = _out_of_sample(predictor, features, outcome, held_out)
                     found[name, validation] = fit
     return found

@@ -69,7 +69,8 @@ def correlate_gaps(pairs: pd.DataFrame, values: Mapping[str, float], seed: int) 
     for (benchmark, domain), table in pairs.groupby(["benchmark", "domain"], sort=False):
         matrix = table.pivot(index="strong", columns="weak", values="accuracy")
         accuracy = matrix.reindex(index=names, columns=names).to_numpy(dtype=float)
-        kept = np.isfinite(accuracy).all(axis=1)
+        kept = np.isfinite(accuracy.diagonal())  # who failed is lost with itself, too
+        kept &= np.isfinite(accuracy[:, kept]).all(axis=1)
         for found in _correlated(value_n[kept], accuracy[np.ix_(kept, kept)], seed):
             records.append({"benchmark": benchmark, "domain": domain, **found})
     return pd.DataFrame(records, columns=list(GAP_COLUMNS))
@@ -143,6 +144,7 @@ def _moments(x: Floats, y: Floats, weights_SQ: Floats) -> Floats:
     total = weights_SQ.sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         x, y = (v - (weights_SQ * v).sum(axis=1, keepdims=True) / total for v in (x, y))
+        x, y = (v / np.abs(v).max(axis=1, initial=_ROUNDING**4, keepdims=True) for v in (x, y))
         xx, yy, xy = ((weights_SQ * product).sum(axis=1) for product in (x * x, y * y, x * y))
         # a constant's centered values are a little off zero by rounding
         flat = np.minimum(xx, yy) <= _ROUNDING * np.maximum(1.0, total[:, 0])

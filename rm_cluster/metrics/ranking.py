@@ -14,12 +14,13 @@ Shapes as in `strengths`: M policies, R pairs of policies, S draws; a tally is [
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rm_cluster.metrics.judged import Floats
+from rm_cluster.metrics.judged import Bools, Floats
 from rm_cluster.metrics.strengths import (
     NUM_ROUNDS,
     TIE,
@@ -44,6 +45,8 @@ class Ranked(NamedTuple):
     Attributes:
         tallies: [..., R, 3].
         strengths: [..., M] in logits.
+        linked: [..., R] whether battles lead from the one to the other, if over third ones; without
+            that, nothing is known of which is above.
         separated: [..., R] 1 where the first is above the second with confidence, -1 where it is
             below, 0 where the intervals overlap.
         outranks: [..., R] probability that the first is above the second.
@@ -51,8 +54,18 @@ class Ranked(NamedTuple):
 
     tallies: Floats
     strengths: Floats
+    linked: Bools
     separated: Floats
     outranks: Floats
+
+    @classmethod
+    def of(
+        cls, tallies: Floats, strengths: Floats, low: Floats, high: Floats, outranks: Floats
+    ) -> Ranked:
+        """From the limits ([..., M]) of the strengths, and `outranks` of those that are linked."""
+        linked = _linked(tallies)
+        separated = np.where(linked, _separated(low, high), 0.0)
+        return cls(tallies, strengths, linked, separated, np.where(linked, outranks, 0.5))
 
     @classmethod
     def by_bootstrap(cls, tallies: Floats, num_rounds: int, seed: int) -> Ranked:
@@ -63,7 +76,7 @@ class Ranked(NamedTuple):
         first, second = np.triu_indices(len(strengths), 1)
         gaps = rounds[:, first] - rounds[:, second]
         above = (np.sign(np.where(np.abs(gaps) < _EQUAL, 0.0, gaps)) + 1) / 2
-        return cls(tallies, strengths, _separated(low, high), above.mean(axis=0))
+        return cls.of(tallies, strengths, low, high, above.mean(axis=0))
 
     @classmethod
     def by_curvature(cls, tallies: Floats) -> Ranked:
@@ -76,7 +89,7 @@ class Ranked(NamedTuple):
         gap = _gaps(strengths)
         with np.errstate(divide="ignore", invalid="ignore"):
             outranks = np.where(gap == 0, 0.5, ndtr(gap / difference_errors))
-        return cls(tallies, strengths, _separated(strengths - margin, strengths + margin), outranks)
+        return cls.of(tallies, strengths, strengths - margin, strengths + margin, outranks)
 
 
 def rank_policies(
@@ -137,7 +150,7 @@ def _agreement(human: Ranked, model: Ranked) -> dict[str, Floats]:
     confident = human.separated != 0
     with np.errstate(divide="ignore", invalid="ignore"):
         net = (human.separated * model.separated).sum(axis=-1) / confident.sum(axis=-1)
-    order = (np.sign(_gaps(human.strengths)) + 1) / 2
+    order = np.where(human.linked, (np.sign(_gaps(human.strengths)) + 1) / 2, 0.5)
     return {
         "rowwise_pearson": _rowwise_pearson(human.tallies, model.tallies),
         "separability": (model.separated != 0).mean(axis=-1),
@@ -146,6 +159,19 @@ def _agreement(human: Ranked, model: Ranked) -> dict[str, Floats]:
         "spearman": _pearson(_ranks(human.strengths), _ranks(model.strengths)),
         "brier": ((model.outranks - order) ** 2).mean(axis=-1),
     }
+
+
+def _linked(tallies: Floats) -> Bools:
+    """[..., R] whether two policies are in one component of the graph of battles."""
+    won = wins(tallies)
+    num_policies = won.shape[-1]
+    reached = (won + np.swapaxes(won, -1, -2) > 0) | np.eye(num_policies, dtype=bool)
+    for _ in range(math.ceil(math.log2(max(2, num_policies)))):
+        steps = reached.astype(np.float32)
+        reached = steps @ steps > 0
+    first, second = np.triu_indices(num_policies, 1)
+    linked: Bools = reached[..., first, second]
+    return linked
 
 
 def _gaps(strengths: Floats) -> Floats:

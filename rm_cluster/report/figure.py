@@ -8,6 +8,7 @@ field names and never part of an expression.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ VEGA_LITE_VERSION = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 SVG_WIDTH = 760
 ROW_HEIGHT = 26
 """px of one name down the side."""
+
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Spec = dict[str, Any]
 
@@ -62,9 +65,21 @@ class Figure:
         width = max(SVG_WIDTH, self.min_width)
         spec = {**self.spec(), "title": title, "width": width, "background": "white", "padding": 16}
         svg: str = vl_convert.vegalite_to_svg(
-            spec, vl_version=VEGA_LITE_VERSION, config=LIGHT, allowed_base_urls=[]
+            _for_xml(spec), vl_version=VEGA_LITE_VERSION, config=LIGHT, allowed_base_urls=[]
         )
         return svg
+
+
+def _for_xml(value: Any) -> Any:
+    """The same with U+FFFD for what XML 1.0 cannot hold, of which the renderer's process dies."""
+    match value:
+        case str():
+            return _NO_XML.sub("\ufffd", value)
+        case list():
+            return [_for_xml(item) for item in value]
+        case dict():
+            return {_for_xml(key): _for_xml(item) for key, item in value.items()}
+    return value
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -116,13 +116,17 @@ def metric_against_outcome(
 
 def _notes(correlations: pd.DataFrame, targets: list[str]) -> pd.DataFrame:
     """The sentence above the points of each choice and target."""
-    columns = ("pearson", "pearson_low", "pearson_high", "n")
+    columns = ("pearson", "pearson_low", "pearson_high", "n", "flipped")
     numbers = zip(*(correlations[name].tolist() for name in columns), strict=True)
     return pd.DataFrame(
         {
             "choice": correlations["choice"],
             "target": correlations["outcome"].map({name: i for i, name in enumerate(targets)}),
-            "text": [f"Pearson {interval(r, low, high)}, n = {n}" for r, low, high, n in numbers],
+            "text": [
+                f"Pearson {interval(r, low, high)}, n = {n}"
+                + (" (sign turned: lower is better)" if flipped else "")
+                for r, low, high, n, flipped in numbers
+            ],
         }
     )
 

@@ -18,4 +18,8 @@ def signed(value: float, low: float, high: float) -> str:
 
 
 def number(value: float | None) -> str:
-    return "-" if value is None or pd.isna(value) else f"{value:.3f}"
+    """Three decimals; three digits of what they would lose, or drown."""
+    if value is None or pd.isna(value):
+        return "-"
+    size = abs(value)
+    return f"{value:.3g}" if 0 < size < 0.0005 or size >= 1e6 else f"{value:.3f}"

@@ -118,15 +118,17 @@ def _space(run: SearchConfig, pool: SearchPool) -> Space:
 
 
 def _split(run: SearchConfig, read: Read) -> Bools:
-    """[P] the prompts that choose."""
-    num_prompts = len(read.ids)
+    """[P] the prompts that choose; rows of one prompt are on the same side."""
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(read.prompts))}
+    num_prompts = len(places)
     if num_prompts < 2:
         raise ConfigError(
             f"The pool has {num_prompts} prompt ({read.counts['n_prompts_left_out']} left out for "
             "lack of a value that the search needs); one must choose and another judge."
         )
     num_dev = min(max(1, round(run.dev_fraction * num_prompts)), num_prompts - 1)
-    return development_prompts(num_prompts, num_dev, run.seed)
+    dev = development_prompts(num_prompts, num_dev, run.seed)
+    return dev[[places[prompt] for prompt in read.prompts]]
 
 
 def _analyze(

@@ -138,7 +138,7 @@ def _numbers(values: object) -> Floats | None:
         return None
     try:
         found = np.array([np.nan if value is None else value for value in values], dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if found.ndim == 1 else None
 

@@ -45,12 +45,12 @@ class Read(NamedTuple):
 
     Attributes:
         pool: The pool.
-        ids: [P] of its prompts.
+        prompts: [P] what they say; two rows may be of one prompt.
         counts: What was read and left out.
     """
 
     pool: SearchPool
-    ids: list[str]
+    prompts: list[str]
     counts: dict[str, int]
 
 
@@ -107,7 +107,7 @@ def read_pool(run: SearchConfig) -> Read:
         "%d prompts, %d candidates; %d candidates and %d prompts left out",
         *(counts[name] for name in ("n_prompts", "n_candidates")), *kept.num_left_out,
     )  # fmt: skip
-    return Read(pool, [columns.ids[row] for row in kept.rows], counts)
+    return Read(pool, [json.dumps(rows[row]["prompt"]) for row in kept.rows], counts)
 
 
 def searched_names(run: SearchConfig, values: Mapping[str, Any]) -> list[str]:
@@ -116,19 +116,26 @@ def searched_names(run: SearchConfig, values: Mapping[str, Any]) -> list[str]:
     Raises:
         ConfigError: There is none, or one has a name that is taken.
     """
+    for word in (GOLD, WORST_CASE):
+        if word == run.criterion and word in values and word != run.gold:
+            raise _taken(word)
     taken = {run.gold, run.criterion, run.ref_logprobs, *_OWN}
     names = run.space.reward_models or [name for name in values if name not in taken]
     if ENSEMBLE in names:
-        raise ConfigError(
-            f"A reward model cannot be called {ENSEMBLE!r} in a search, where that means all of "
-            "them together. Give it another name."
-        )
+        raise _taken(ENSEMBLE)
     if not names:
         raise ConfigError(
             "There is no reward model to search: give some in reward_models, or their rewards in "
             "the pool's column `rewards`."
         )
     return list(dict.fromkeys(names))
+
+
+def _taken(word: str) -> ConfigError:
+    return ConfigError(
+        f"A reward model cannot be called {word!r} here, where that means something else. Give it "
+        "another name."
+    )
 
 
 _OWN = (LABELS, "logprobs", "num_tokens", "ended", "embeddings")
@@ -218,11 +225,12 @@ def _check_names(run: SearchConfig, values: Mapping[str, Any]) -> None:
     for where, name in named:
         if name not in rewards:
             raise unknown_name(f"reward model in {where}", name, rewards)
-    if _own_criterion(run) in (run.space.reward_models or []):
-        raise ConfigError(
-            f"criterion: {run.criterion} is among space.reward_models, and what is searched cannot "
-            "judge itself. Hold it out of them."
-        )
+    for where, judge in (("criterion", _own_criterion(run)), ("gold", run.gold)):
+        if judge in (run.space.reward_models or []):
+            raise ConfigError(
+                f"{where}: {judge} is among space.reward_models, and what is searched cannot judge "
+                "itself. Hold it out of them."
+            )
     if run.ref_logprobs is not None:
         policies = [m.name for m in run.reward_models if isinstance(m, LogprobConfig)]
         if run.ref_logprobs not in policies:

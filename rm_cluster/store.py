@@ -233,8 +233,10 @@ class StoredRewards:
 
     def __init__(self, table: pa.Table, max_length: int | None, truncation: str) -> None:
         usable = _usable(table, max_length, truncation)
-        # usable rows first: an error of an earlier try gives way to a later success
-        self._order = pa.array(np.argsort(~usable, kind="stable"))
+        failed = table["error"].is_valid().to_numpy() & _same_limit(table, max_length)
+        # usable rows first: an error of an earlier try gives way to a later success; what was
+        # measured under other limits and is not usable says nothing here
+        self._order = pa.array(np.concatenate([np.flatnonzero(usable), np.flatnonzero(failed)]))
         self._table = table
         self._num_usable = int(usable.sum())
 
@@ -272,13 +274,19 @@ def _usable(table: pa.Table, max_length: int | None, truncation: str) -> Bools:
 
     A text that was whole then, and fits now, is; one that was cut is if it would be cut alike.
     """
-    limits = table["max_length"]
     fits = True if max_length is None else largest_of(table["num_tokens"]) <= max_length
-    same_limit = limits.is_null() if max_length is None else pc.equal(limits, max_length)
-    cut_alike = truncation == "left_prompt" and pc.fill_null(same_limit, False).to_numpy()
+    cut_alike = truncation == "left_prompt" and _same_limit(table, max_length)
     failed = table["error"].is_valid().to_numpy()
     usable: Bools = ~failed & np.where(any_of(table["truncated"]), cut_alike, fits)
     return usable
+
+
+def _same_limit(table: pa.Table, max_length: int | None) -> Bools:
+    """Whether each stored row was measured under this limit."""
+    limits = table["max_length"]
+    same = limits.is_null() if max_length is None else pc.equal(limits, max_length)
+    found: Bools = pc.fill_null(same, False).to_numpy()
+    return found
 
 
 def content_hash(row: Row) -> str:

@@ -111,6 +111,7 @@ def test_csv_rows_of_another_width_are_set_aside(tmp_path: Path) -> None:
         ("mine.parquet", b"not parquet at all"),
         ("mine.parquet", b"PAR1 but no more PAR1"),
         ("mine.json", b"[1, 2"),
+        ("mine.csv", "prompt,chosen,rejected\nÜ,a,b\n".encode("utf-16")),
         ("mine.json", b"[" * 100_000),
         ("mine.json", b"[\xff\xfe]"),
         ("mine.jsonl.gz", b"not gzip"),

@@ -79,6 +79,26 @@ def test_a_cut_text_serves_only_the_limit_it_was_cut_to(store: RewardStore) -> N
     assert missing(store, "a", max_length=60, cut=True) == ["a"]
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_error_is_told_of_this_limit_and_not_hidden_by_what_is_too_long(
+    store: RewardStore, cut: bool
+) -> None:
+    # file names are random, and with them the order in which rows are read
+    for key in "abcdefgh":
+        long = {"num_tokens": [10, 900], "truncated": [False, cut]}
+        store.append([measured(key, [1.0, 2.0], max_length=400 if cut else 1000, **long)])
+        store.append([measured(key, None, max_length=1000, error="over 1000", **long)])
+    keys = pa.array(list("abcdefgh"))
+    assert missing(store, *keys.to_pylist(), max_length=400) == keys.to_pylist()
+    found = store.read(400, "error").lookup(keys)
+    assert found["values"].null_count == found["error"].null_count == 8, "nothing of this limit yet"
+    for key in keys.to_pylist():
+        store.append([measured(key, None, max_length=400, error="over 400", **long)])
+    found = store.read(400, "error").lookup(keys)
+    assert found["values"].null_count == 8
+    assert set(found["error"].to_pylist()) == {"over 400"}
+
+
 def test_half_written_files_are_not_seen(store: RewardStore, tmp_path: Path) -> None:
     store.append([measured("a", [1.0, 2.0])])
     folder = tmp_path / "rewards" / "contract"

@@ -166,6 +166,10 @@ def _read_csv(stream: IO[bytes], delimiter: str = ",") -> Iterator[tuple[int, Re
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+    try:
+        "".join(reader.fieldnames or ()).encode("utf-8")
+    except (UnicodeEncodeError, csv.Error):
+        raise OSError("its first line is not UTF-8 text; save it as UTF-8") from None
     while True:
         try:
             record = next(reader)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from rm_cluster.config import EvaluateConfig
 from rm_cluster.downstream import correlate, read_outcomes
+from rm_cluster.errors import DataFormatError
 from rm_cluster.judging import BenchmarkJudged, rewards_table
 from rm_cluster.measurement import (
     Plan,
@@ -73,9 +74,21 @@ def _plan(run: EvaluateConfig) -> _Plan:
     measurements = plan_measurements(run)
     return _Plan(
         measurements,
-        read_outcomes(run.downstream) if run.downstream else None,
+        _outcomes(run, run.downstream) if run.downstream else None,
         {sweep.name: read_gap(sweep) for sweep in measurements.composition.sweeps},
     )
+
+
+def _outcomes(run: EvaluateConfig, path: str) -> pd.DataFrame:
+    """The outcomes, some of which are of reward models of the run."""
+    outcomes = read_outcomes(path)
+    known = outcomes["reward_model"].unique().tolist()
+    if not {model.name for model in run.reward_models} & set(known):
+        raise DataFormatError(
+            f"downstream: {path} has no outcome of any reward model of this run, but of "
+            f"{', '.join(known[:5])}. The names must be equal."
+        )
+    return outcomes
 
 
 def _result(

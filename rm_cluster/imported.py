@@ -47,7 +47,9 @@ class Scores(NamedTuple):
 
     table: pa.Table  # P rows of `SCORES_SCHEMA`, aligned with the benchmark's
     num_records: int
+    num_matched: int
     num_unmatched: int
+    """Prompts that there is something of, in the benchmark and not in it."""
 
 
 class _Found(NamedTuple):
@@ -99,8 +101,9 @@ def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.T
         _line(found.get(row["id"]), row, rules.partial_rows, config.path)
         for row in rows.select(["id", "num_completions", "pairs", "metadata"]).to_pylist()
     ]
+    table = pa.Table.from_pylist(lines, schema=SCORES_SCHEMA)
     num_unmatched = len(found.keys() - set(rows["id"].to_pylist()))
-    return Scores(pa.Table.from_pylist(lines, schema=SCORES_SCHEMA), num_records, num_unmatched)
+    return Scores(table, num_records, len(found) - num_unmatched, num_unmatched)
 
 
 def find_score_files(config: ImportedConfig) -> list[str]:
@@ -238,7 +241,8 @@ def _line(found: _Found | None, row: Record, partial: bool, path: str) -> Record
     beyond = any(not 0 <= i < num for i in given)
     if beyond or max([*found.margins, *found.sides], default=-1) >= num_pairs:
         return {
-            "error": f"scores for more than the {num} completions or {num_pairs} pairs of this row"
+            "error": f"scores for more than the {num} completions or {num_pairs} pairs of this row "
+            "(`score_1` is that of the first, `completion` 0 as well)"
         }
     margins = found.margins | _from_sides(found.sides, row)
     values = [found.scores.get(i, math.nan) for i in range(num)]

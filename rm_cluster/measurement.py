@@ -25,7 +25,7 @@ from rm_cluster.config import (
     LogprobConfig,
     RouterConfig,
 )
-from rm_cluster.errors import ScoringError
+from rm_cluster.errors import DataFormatError, ScoringError
 from rm_cluster.imported import Scores, find_score_files, import_scores
 from rm_cluster.judging import BenchmarkJudged, judge
 from rm_cluster.preparing import take_snapshots
@@ -130,10 +130,7 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
             rows = [snapshot for snapshot in snapshots if snapshot.benchmark.name in needed]
             views[name], asked[name] = _seen(run, name, config, rows)
             measured[name] = score(config, plan.scorers[name], list(views[name].values()), run)
-    imported = {
-        model.name: [_import(model, snapshot) for snapshot in snapshots]
-        for model in composition.imported
-    }
+    imported = {model.name: _import(model, snapshots) for model in composition.imported}
     benchmarks = [(snapshot, snapshot.table()) for snapshot in snapshots]
     tables = [{name: its[i].table for name, its in imported.items()} for i in range(len(snapshots))]
     for name, config in composition.measured.items():
@@ -186,12 +183,17 @@ def fail_on_too_many_errors(run: EvaluateConfig, scored: pa.Table) -> None:
         failed = its.filter(its["error"].is_valid())
         if len(failed) > allowed * len(its):
             first = failed.slice(0, 1).to_pylist()[0]
+            advice = (
+                "to admit that raise the fraction."
+                if name in {model.name for model in _imported(run)}
+                else "running again tries the failed ones again. To admit them raise the fraction; "
+                "to cut long prompts set scoring.truncation=left_prompt."
+            )
             raise ScoringError(
                 f"{name}: {len(failed)} of {len(its)} prompts failed, more than "
                 f"scoring.max_failed_fraction={allowed:g}; the first is {first['benchmark']} "
-                f"{first['id']!r}: {first['error']}\nEverything is saved in {run.output_dir}; "
-                "running again tries the failed ones again. To admit them raise the fraction; "
-                "to cut long prompts set scoring.truncation=left_prompt."
+                f"{first['id']!r}: {first['error']}\n"
+                f"Everything is saved in {run.output_dir}; {advice}"
             )
 
 
@@ -263,14 +265,31 @@ def _prompt(row: Row) -> list[Row]:
     return [without_replies(row)]
 
 
-def _import(model: ImportedConfig, snapshot: Snapshot) -> Scores:
-    rows = snapshot.table(("id", "num_completions", "pairs", "metadata"))
-    scores = import_scores(model, snapshot.benchmark, rows)
-    logger.info(
-        "%s: %d scores read for %s, %d of no row there",
-        model.name,
-        scores.num_records,
-        snapshot.benchmark.name,
-        scores.num_unmatched,
-    )
-    return scores
+def _imported(run: EvaluateConfig) -> list[ImportedConfig]:
+    return [model for model in run.reward_models if isinstance(model, ImportedConfig)]
+
+
+def _import(model: ImportedConfig, snapshots: Sequence[Snapshot]) -> list[Scores]:
+    """By benchmark, what files say of a reward model; they must say something of one."""
+    found = []
+    for snapshot in snapshots:
+        rows = snapshot.table(("id", "num_completions", "pairs", "metadata"))
+        scores = import_scores(model, snapshot.benchmark, rows)
+        logger.info(
+            "%s: %d scores read for %s, %d of no row there",
+            model.name,
+            scores.num_records,
+            snapshot.benchmark.name,
+            scores.num_unmatched,
+        )
+        found.append(scores)
+    if not any(scores.num_matched for scores in found):
+        names = ", ".join(snapshot.benchmark.name for snapshot in snapshots)
+        num_records = sum(scores.num_records for scores in found)
+        row = snapshots[0].table(("id",))["id"][0].as_py()
+        raise DataFormatError(
+            f"{model.path} has no score for any row of {names} ({num_records} records read). A "
+            f"record says by `id` of which row it is, such as {row!r}; its column `benchmark`, if "
+            "there is one, must name one of these."
+        )
+    return found

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import rm_cluster as rmc
-from rm_cluster.errors import ConfigError
+from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.report.terminal import summary
 from tests.ppe_data import write_ppe
 from tests.test_evaluation import byte_sum
@@ -74,6 +74,10 @@ def test_outcomes_that_cannot_be_read_are_told_before_anything_runs(tmp_path: Pa
     }
     with pytest.raises(ConfigError, match=r"nowhere\.csv"):
         rmc.evaluate(settings)
+    outcomes = tmp_path / "outcomes.csv"
+    outcomes.write_text("reward_model,outcome,value\nfoo,gold,0.5\nbar,gold,0.7\n")
+    with pytest.raises(DataFormatError, match=r"no outcome of any reward model.*of foo, bar"):
+        rmc.evaluate({**settings, "downstream": str(outcomes)})
     assert not (tmp_path / "out" / "rows").exists()
 
 

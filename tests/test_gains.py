@@ -83,6 +83,12 @@ def test_a_member_that_decided_nothing_somewhere_is_no_error() -> None:
         }
         table = ensemble_gains([found._replace(scores=scores)], {"team": ["m0", "m1"]}, seed)
         gains = table.query("metric == 'accuracy'").set_index("domain")
-        assert gains.loc["chat", "n"].tolist() == [1, 1]
-        assert gains.loc["chat", "stderr"].isna().all()
+        # a member cannot be chosen on the half where there is nothing
+        assert gains.loc[["chat"], "n"].tolist() == [1]
+        assert gains.loc[["chat"], "stderr"].isna().all()
         assert gains.loc["overall", "stderr"].notna().all()
+
+
+def test_a_member_is_not_chosen_on_prompts_that_are_not_there() -> None:
+    found = overall(members(1, [1.0, 2.0]), "m0", "m1")
+    assert list(found) == ["same"], "one half of a single prompt is empty"

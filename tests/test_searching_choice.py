@@ -165,6 +165,14 @@ def test_a_reward_model_is_not_called_as_the_criterion_is(tmp_path: Path, word: 
         assert read(tmp_path, records, gold="gold").pool.names == ("m0",)
 
 
+def test_names_are_held_against_reward_models_before_these_are_run(tmp_path: Path) -> None:
+    models = [{"type": "classifier", "name": "rm", "model": "never/loaded"}]
+    with pytest.raises(
+        ConfigError, match=r"Unknown reward model in gold 'rn'\. Available: m0, m1, rm"
+    ):
+        read(tmp_path, pool_records(num_prompts=3), reward_models=models, gold="rn")
+
+
 def test_the_gold_reward_model_is_not_searched(tmp_path: Path) -> None:
     changes = {"gold": "m0", "space": {"reward_models": ["m0", "m1"]}}
     with pytest.raises(ConfigError, match=r"gold: m0 is among space\.reward_models"):

@@ -21,7 +21,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rm_cluster.config import BENCHMARK_TYPES
+from rm_cluster.config import BENCHMARK_TYPES, KNOWN_BENCHMARKS
 from rm_cluster.errors import DataFormatError
 from rm_cluster.types import Record
 
@@ -237,7 +237,7 @@ def _format_of(file: str) -> str:
 def _known(name: str) -> str:
     close = difflib.get_close_matches(name, BENCHMARK_TYPES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f" Known benchmarks: {', '.join(BENCHMARK_TYPES)}.{hint}"
+    return f" Known benchmarks: {KNOWN_BENCHMARKS}.{hint}"
 
 
 def _line(error: BaseException) -> str:

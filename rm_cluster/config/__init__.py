@@ -41,6 +41,7 @@ from rm_cluster.config.reward_models import (
 )
 from rm_cluster.config.runs import (
     BENCHMARK_TYPES,
+    KNOWN_BENCHMARKS,
     PUBLISHED,
     BenchmarkConfig,
     BenchmarkType,
@@ -53,6 +54,7 @@ from rm_cluster.config.search import CallbackConfig, SearchConfig, SearchSpace
 
 __all__ = [
     "BENCHMARK_TYPES",
+    "KNOWN_BENCHMARKS",
     "PUBLISHED",
     "AnnotateConfig",
     "BenchmarkConfig",

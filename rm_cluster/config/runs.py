@@ -22,6 +22,7 @@ from rm_cluster.config.listing import RewardModelConfig, check_members
 BenchmarkType = Literal["ppe", "preferences", "prompts", "rewardbench", "rewardbench2", "rm-bench"]
 BENCHMARK_TYPES: tuple[str, ...] = get_args(BenchmarkType)
 _OWN_FILES = ("preferences", "prompts")
+KNOWN_BENCHMARKS = ", ".join(name for name in BENCHMARK_TYPES if name not in _OWN_FILES)
 
 
 class BenchmarkConfig(Config):
@@ -49,7 +50,7 @@ class BenchmarkConfig(Config):
     @model_validator(mode="after")
     def _has_a_source(self) -> BenchmarkConfig:
         if self.type in _OWN_FILES and self.path is None:
-            raise ValueError(f"{self.type} need a path; known benchmarks: {_names()}")
+            raise ValueError(f"{self.type} need a path; known benchmarks: {KNOWN_BENCHMARKS}")
         return self
 
 
@@ -166,7 +167,3 @@ class CorrelateConfig(Config):
     output_dir: str = Field(default="results/correlate", min_length=1)
     """Folder or fsspec URL."""
     seed: NonNegativeInt = 0
-
-
-def _names() -> str:
-    return ", ".join(name for name in BENCHMARK_TYPES if name not in _OWN_FILES)

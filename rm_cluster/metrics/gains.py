@@ -70,7 +70,8 @@ def _gains(
     for key in own:
         if key[0] in domains and key[1] in ("accuracy", "score"):
             rivals["same"][key] = _best_on_same(theirs, key)
-            rivals["other half"][key] = _best_on_other_half(theirs, key, first)
+            if all(_value(own[key], half) > -np.inf for half in (first, ~first)):
+                rivals["other half"][key] = _best_on_other_half(theirs, key, first)
     ours = estimate(own, judged.position, resampling, seed)
     for chosen_on, found in rivals.items():
         metrics: Official = {key: means for key, (_, means) in found.items()}

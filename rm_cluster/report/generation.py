@@ -31,7 +31,8 @@ def terminal_summary(result: GenerateResult) -> str:
         lines[_TITLES[measure]] = [interval(*row) for row in ends.itertuples(index=False)]
     policy = result.config.policy
     head = f"{policy.name}: {policy.n} candidates per prompt [95 % interval over prompts]"
-    counts = f"{result.run['n_from_store']} prompts were stored, {result.run['n_sampled']} sampled"
+    whole = result.run["n_from_store"]
+    counts = f"{result.run['n_sampled']} prompts sampled, {whole} stored whole or equal to another"
     blocks = [_stamp(result), head, lines.to_string(index=False), counts]
     return "\n".join([*filter(None, blocks), f"Saved in {result.config.output_dir}"])
 

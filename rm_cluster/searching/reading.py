@@ -63,8 +63,11 @@ def read_pool(run: SearchConfig) -> Read:
         ScoringError: The reward models could not be run.
     """
     rows, num_rejected = _read_rows(run)
+    stored = _stored(rows)
+    # before anything is measured; ensembles and the like among them have no rewards yet
+    _check_names(run, {**stored, **{model.name: [] for model in run.reward_models}})
     values: dict[str, Sequence[Any]] = {
-        **_stored(rows), **_measured(run, rows), LABELS: [row["labels"] for row in rows]
+        **stored, **_measured(run, rows), LABELS: [row["labels"] for row in rows]
     }  # fmt: skip
     _check_names(run, values)
     columns = Columns(

@@ -121,6 +121,23 @@ def test_tokens_come_as_often_as_they_are_likely(tiny_lm: Path) -> None:
     assert errors.max() < 5
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+def test_rounding_in_the_logits_chooses_no_other_token(tiny_lm: Path, top_p: float) -> None:
+    rng = np.random.default_rng(0)
+    # pairs of tokens that are nearly as likely, whose order rounding turns
+    half = rng.normal(size=(1, 1000)).repeat(2000, axis=0)
+    rows = np.concatenate([half, half], axis=1).astype(np.float32)
+    noise = 1e-6 * rng.normal(size=rows.shape)
+    draws = torch.from_numpy(rng.random((2000, 1 if top_p == 1 else 8)))
+    sampler = engine(tiny_lm, top_p=top_p)
+    chosen, again = (
+        sampler._choose(torch.from_numpy((rows + by).astype(np.float32)), draws)
+        for by in (0.0, noise)
+    )
+    assert (chosen != again).float().mean() < 0.005
+    assert chosen.unique().numel() > 100
+
+
 def test_temperature_zero_is_the_likeliest_token(tiny_lm: Path) -> None:
     (samples,) = engine(tiny_lm, temperature=0.0).sample(PROMPTS[:1])
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_lm, dtype=torch.float32)

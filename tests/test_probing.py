@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import transformers
 import rm_cluster as rmc
 from rm_cluster.config import ClassifierConfig, EmbeddingConfig
 from rm_cluster.engines.torch_engine import ClassifierEngine, EmbeddingEngine
-from tests.families import save_family
+from tests.families import CAUSAL, CLASSIFIER, save_family
 from tests.models import save, tokenizer
 from tests.rows import random_rows
 from tests.test_classifier import assert_equal, one_at_a_time
@@ -157,3 +158,71 @@ def test_code_of_ones_own_pools_as_it_likes(tmp_path: Path, model_type: str) -> 
     settings = ClassifierConfig(model=str(folder), trust_remote_code=True)
     engine = ClassifierEngine(settings, "float32")
     np.testing.assert_allclose(engine.objectives(texts()), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("ends", [[2, 7], [5000], None])
+def test_a_config_may_name_many_ends_of_a_text_or_one_beyond_the_vocabulary(
+    tmp_path: Path, ends: list[int] | None
+) -> None:
+    # as those of Llama 3.1 do
+    tok, rows = tokenizer(), random_rows(4, seed=2)
+    plain, named = (
+        [
+            save_family("Llama", tmp_path / f"{name}{kind is CAUSAL}", tok, kind, **options)
+            for kind in (CLASSIFIER, CAUSAL)
+        ]
+        for name, options in (("plain", {}), ("named", {"eos_token_id": ends}))
+    )
+    prompts: Any = [row["prompt"] for row in rows]
+    texts = ["one", "another one"]
+    for folder, same in zip(named, plain, strict=True):
+        embedded = [rmc.Embedding(model=str(f)).embed(texts) for f in (folder, same)]
+        np.testing.assert_array_equal(*embedded)
+    for scorer, folder, same in zip((rmc.Classifier, rmc.Logprob), named, plain, strict=True):
+        for found, expected in zip(
+            scorer(model=str(folder)).score(rows), scorer(model=str(same)).score(rows), strict=True
+        ):
+            np.testing.assert_array_equal(found, expected)
+    drawn = [
+        rmc.Generator(model=str(folder), n=1, max_new_tokens=4).sample(prompts)
+        for folder in (named[1], plain[1])
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_rotary_embeddings_that_change_are_those_of_one_caller_at_a_time(tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    sizes = {**ENCODER, "num_key_value_heads": 4, "max_position_embeddings": 64}
+    config = transformers.EuroBertConfig(
+        **sizes, rope_parameters=rope, bos_token_id=1, eos_token_id=2
+    )
+    model = transformers.EuroBertForSequenceClassification
+    folder = save(model, config, tmp_path / "m", 0, tokenizer())
+    engine = ClassifierEngine(ClassifierConfig(model=str(folder)), "float32", 2)
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(3, 300, size=size).astype(np.int32) for size in (*range(20, 200, 9), 150)]
+    expected = engine.rewards(texts)
+
+    def off(start: int) -> float:
+        here = slice(start, None, 2)
+        return float(np.abs(engine.rewards(texts[here]) - expected[here]).max())
+
+    with ThreadPoolExecutor(2) as pool:
+        assert max(pool.map(off, [0, 1] * 6)) < 1e-5
+
+
+def test_texts_that_do_not_go_together_go_one_by_one(tmp_path: Path) -> None:
+    config = transformers.BartConfig(
+        vocab_size=300, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, init_std=0.3,
+        num_labels=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2,
+    )  # fmt: skip
+    model = transformers.BartForSequenceClassification
+    folder = save(model, config, tmp_path / "m", 0, tokenizer())
+    engine = ClassifierEngine(ClassifierConfig(model=str(folder)), "float32")
+    # Bart wants as many ends in every text of a batch
+    texts = [np.array(ids, dtype=np.int32) for ids in ([5, 6, 2], [7, 2, 8, 2], [9, 9, 9, 2])]
+    own = model.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        alone = [own(input_ids=torch.from_numpy(t).long()[None]).logits.item() for t in texts]
+    np.testing.assert_allclose(engine.rewards(texts), alone, atol=1e-5)

@@ -50,11 +50,12 @@ class EmbeddingEngine:
         """Return [n, d] means of the last hidden states over each text's tokens, to length 1."""
         texts, index = distinct(token_ids)
         require_known(texts, self._model)
-        found = np.empty((len(texts), self._model.config.hidden_size))
         sizes = [len(ids) for ids in texts]
+        found: dict[int, npt.NDArray[np.float64]] = {}
         for indices in padded_batches(sizes, self._tokens_per_batch, self._mixed):
-            found[indices] = self._means([texts[i] for i in indices]).cpu().double().numpy()
-        return found[index]
+            means = self._means([texts[i] for i in indices]).cpu().double().numpy()
+            found.update(zip(indices, means, strict=True))
+        return np.stack([found[i] for i in index])
 
     def _means(self, texts: Sequence[TokenIds]) -> torch.Tensor:
         """[B, d] of a batch."""

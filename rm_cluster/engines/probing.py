@@ -25,11 +25,16 @@ _NEAR = 1e-5
 
 def some_tokens(model: Any, count: int) -> torch.Tensor:
     """[count] token ids that a model knows, none of which pads or ends a text."""
-    config = model.config.get_text_config()
-    special = {getattr(config, f"{kind}_token_id", None) for kind in ("pad", "eos", "bos")}
+    special = {token for kind in ("pad", "eos", "bos") for token in _marks(model, kind)}
     number = int(model.get_input_embeddings().weight.shape[0])
     usable = [token for token in range(min(number, count + 9)) if token not in special] or [0]
     return torch.tensor((usable * count)[:count], device=device())
+
+
+def _marks(model: Any, kind: str) -> list[int]:
+    """The tokens that pad, end or begin a text, of which a config may list several."""
+    found = getattr(model.config.get_text_config(), f"{kind}_token_id", None)
+    return [token for token in (found if isinstance(found, list) else [found]) if token is not None]
 
 
 def alike(a: torch.Tensor, b: torch.Tensor, model: Any, room: float = 1e-4) -> bool:
@@ -66,8 +71,8 @@ def hears_padding(model: Any, compute: Callable[[Sequence[TokenIds]], torch.Tens
         compute: Texts -> [B, d] what is made of them in one batch.
     """
     config = model.config.get_text_config()
-    eos = getattr(config, "eos_token_id", None)
-    end = [eos] if isinstance(eos, int) else []  # some encoders read it
+    known = int(model.get_input_embeddings().weight.shape[0])
+    end = [token for token in _marks(model, "eos") if token < known][:1]  # some encoders read it
     room = (getattr(config, "max_position_embeddings", None) or 2 * _LONG) // 2
     texts = [
         np.array([*some_tokens(model, size).tolist(), *end], dtype=np.int32)

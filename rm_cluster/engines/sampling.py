@@ -1,6 +1,6 @@
 """Sampled completions on torch: each reproducible by its seed, whatever it is batched with.
 
-Shapes: B samples of a batch, T tokens so far, V vocabulary.
+Shapes: B samples of a batch, T tokens, V vocabulary, R draws for a token.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from rm_cluster.engines.logits import float32_head, rows_at_once
 from rm_cluster.engines.packing import TokenIds, mixed_length
 from rm_cluster.engines.probing import some_tokens
 from rm_cluster.errors import ConfigError
+
+_NUM_DRAWS = 8
+"""For each token, where draws may fall outside of what `top_p` keeps."""
 
 
 class Sample(NamedTuple):
@@ -58,6 +61,7 @@ class SamplingEngine:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._config = config
+        self._num_draws = 1 if config.top_p == 1 else _NUM_DRAWS
         self._model = load_pretrained(
             AutoModelForCausalLM, config, dtype, "a causal language model"
         )
@@ -99,9 +103,9 @@ class SamplingEngine:
         return max(1, min(in_budget, self._rows_at_once))
 
     def _draws(self, prompt: TokenIds, number: int) -> npt.NDArray[np.float64]:
-        """Uniform draws, one for each token to come."""
+        """[T, R] uniform draws, R for each token to come."""
         entropy = (self._config.seed, number, *prompt.tolist())
-        return np.random.default_rng(entropy).random(self._config.max_new_tokens)
+        return np.random.default_rng(entropy).random((self._config.max_new_tokens, self._num_draws))
 
     def _batch(self, prompts: Sequence[TokenIds], draws: npt.NDArray[np.float64]) -> list[Sample]:
         inputs = _left_padded(prompts)
@@ -111,12 +115,12 @@ class SamplingEngine:
         tokens: list[torch.Tensor] = []
         logprobs: list[torch.Tensor] = []
         ended = torch.zeros(len(prompts), dtype=torch.bool, device=device())
-        for column in torch.from_numpy(draws).to(device()).T:
+        for here in torch.from_numpy(draws).to(device()).transpose(0, 1):
             output = self._model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             logits = output.logits[:, -1]  # [B, V] in float32
             if not torch.isfinite(logits.amax(-1)).all():
                 raise ValueError("the model's logits are not finite")
-            chosen = self._choose(logits, column)
+            chosen = self._choose(logits, here)
             logprob = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
             # what follows an end is drawn for the batch's sake and left out
             tokens.append(torch.where(ended, -1, chosen))
@@ -151,7 +155,7 @@ class SamplingEngine:
         model, name = self._model, f"{self._config.name}, a {type(self._model).__name__},"
         prompts = [some_tokens(model, size).cpu().numpy().astype(np.int32) for size in (5, 2)]
         try:
-            samples = self._batch(prompts, np.zeros((2, 4)))
+            samples = self._batch(prompts, np.full((2, 4, 1), 0.5))
             off = max(map(self._off, prompts, samples))
         except Exception as error:  # whatever the model's code may raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -170,10 +174,13 @@ class SamplingEngine:
         return abs(sample.logprob - float(logprobs.gather(1, ids[len(prompt) :, None]).sum()))
 
     def _choose(self, logits: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """[B] tokens by inverting the cumulative probabilities at the draws, likeliest first.
+        """[B] tokens by inverting the cumulative probabilities, in order of ids, at draws [B, R].
 
-        `top_p` keeps the likeliest tokens up to the one with which their probability reaches it
-        (Holtzman et al., arXiv 1904.09751).
+        In order of likelihood, two tokens that are nearly as likely would swap their places by a
+        rounding error, and with them the draws that choose them. `top_p` keeps the likeliest tokens
+        up to the one with which their probability reaches it (Holtzman et al., arXiv 1904.09751):
+        the first draw that falls on one of them decides, so that what rounding keeps or drops at
+        the edge moves no other token; the last draw always falls there.
         """
         if self._config.temperature == 0:
             return logits.argmax(-1)
@@ -181,11 +188,21 @@ class SamplingEngine:
         probabilities = (below / self._config.temperature).softmax(-1)
         # stable, so that equal probabilities keep their order
         ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
-        cumulative = ordered.cumsum(-1)
-        kept = (cumulative - ordered < self._config.top_p).sum(-1, keepdim=True)
-        total = cumulative.gather(1, kept - 1)
-        place = torch.searchsorted(cumulative, draws[:, None] * total, right=True)
-        return ids.gather(1, torch.minimum(place, kept - 1))[:, 0]
+        kept = ordered.cumsum(-1) - ordered < self._config.top_p
+        inside = torch.zeros_like(kept).scatter(1, ids, kept)
+        chosen = _inverted(torch.where(inside, probabilities, 0.0), draws[:, -1:])
+        for column in reversed(range(draws.shape[1] - 1)):
+            place = _inverted(probabilities, draws[:, column : column + 1])
+            chosen = torch.where(inside.gather(1, place), place, chosen)
+        return chosen[:, 0]
+
+
+def _inverted(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """[B, 1] where the sums of weights [B, V] pass the draws [B, 1], as a share of all."""
+    cumulative = weights.cumsum(-1)
+    place = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)
+    last = weights.shape[-1] - 1 - (weights > 0).flip(-1).long().argmax(-1, keepdim=True)
+    return torch.minimum(place, last)
 
 
 def _left_padded(prompts: Sequence[TokenIds]) -> dict[str, Any]:

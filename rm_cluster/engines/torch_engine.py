@@ -6,6 +6,7 @@ scored tokens.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,6 +77,8 @@ class ClassifierEngine:
         self._head.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
         self._weights = head_weights(config.head_weights, _num_outputs(self._model), config.name)
         self._reads_last = _is_decoder(self._model) and reads_last_token(self._model, self._head)
+        # of several callers; rotary embeddings may change with the length of what they meet
+        self._alone = threading.Lock()
         self._decoder: Decoder | None = None
         if (
             self._reads_last
@@ -114,7 +117,8 @@ class ClassifierEngine:
         if self._decoder is None:
             sizes = [len(ids) for ids in texts]
             for indices in padded_batches(sizes, self._tokens_per_batch, self._mixed):
-                found[indices] = self._outputs(self._pooled([texts[i] for i in indices]))
+                with self._alone:
+                    found[indices] = self._outputs(self._pooled([texts[i] for i in indices]))
         else:
             final = np.array([len(ids) - 1 for ids in texts], dtype=np.int64)
             self._decoder.each(texts, final, use)
@@ -124,7 +128,18 @@ class ClassifierEngine:
         return _numbers(logits).reshape(-1, len(self._weights))
 
     def _pooled(self, texts: Sequence[TokenIds]) -> torch.Tensor:
-        """[B, H] of a batch of an encoder, or of a decoder whose tokens see those to come."""
+        """[B, H] of a batch of an encoder, or of a decoder whose tokens see those to come.
+
+        Some take but one text at a time, or only texts with as many ends (CTRL, Bart, T5).
+        """
+        try:
+            return self._together(texts)
+        except ValueError:
+            if len(texts) == 1:
+                raise
+            return torch.cat([self._together([text]) for text in texts])
+
+    def _together(self, texts: Sequence[TokenIds]) -> torch.Tensor:
         inputs = masked(self._model, texts)
         if not self._reads_last:
             logits: torch.Tensor = self._model(**inputs).logits
@@ -160,8 +175,15 @@ class LogprobEngine:
         self._scale: float = factor / divisor
         self._head = float32_head(model)
         self._rows_at_once = rows_at_once(self._head)
-        with torch.inference_mode():
-            self._check(model, config.name)
+        try:
+            with torch.inference_mode():
+                self._check(model, config.name)
+        except (RuntimeError, IndexError, TypeError) as error:  # of code that is not known here
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise ConfigError(
+                f"{config.name} is a {type(model).__name__}, whose log-probs cannot be read here: "
+                f"{reason}"
+            ) from None
         self._decoder = Decoder(
             model,
             packed=is_packed(config, model.config),

@@ -49,7 +49,7 @@ class Embedding:
             DataFormatError: A text has no tokens, or more than `max_length` and `truncate` is off.
         """
         if not texts:
-            return np.empty((0, self._pretrained.hf.hidden_size))
+            return np.empty((0, self._pretrained.hf.get_text_config().hidden_size))
         ids = self._pretrained.tokenizer(
             list(texts),
             truncation=self.config.truncate and self._pretrained.max_length is not None,

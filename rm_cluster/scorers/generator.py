@@ -80,6 +80,7 @@ class Generator:
             "top_p": config.top_p,
             "seed": config.seed,
             "logprob": "sum of natural log-probs at temperature 1, nothing cut off",
+            **({"draws": "in order of token ids"} if config.engine == "torch" else {}),
         }
 
     @property

@@ -106,7 +106,10 @@ def test_tables_say_how_many_and_how_sure(done: rmc.SearchResult) -> None:
     exact = curves[(curves["rule"] == "bon") & (curves["reward_model"] == "m1")]
     assert exact["n"].tolist() == list(range(1, 9))
     assert (exact["proxy"].diff().dropna() >= 0).all()
-    assert set(curves["estimator"]) == {"exact", "resampled"}
+    scaled = ", scaled in whole pools"
+    assert set(curves["estimator"]) == {
+        f"{e}{s}" for e in ("exact", "resampled") for s in ("", scaled)
+    }
     assert (curves["num_prompts"] == 15).all()
     assert set(done.importances.columns) == {"parameter", "importance", "ci_low", "ci_high", "n"}
     assert done.importances["importance"].sum() == pytest.approx(1)

@@ -297,7 +297,7 @@ def test_curves_of_pool_rules_are_those_of_each_alone(pool: SearchPool) -> None:
     table = curves(pool, choices, seed=3)
     for choice in choices:
         proxy = proxy_rewards(pool, choice)
-        for line in table[table["estimator"] == "resampled"].to_dict("records"):
+        for line in table[table["estimator"].str.startswith("resampled")].to_dict("records"):
             if (line["rule"], line["ensemble"]) != (choice.rule, choice.ensemble):
                 continue
             for name, of in (("gold", pool.judged_PN), ("proxy", proxy)):
@@ -305,7 +305,7 @@ def test_curves_of_pool_rules_are_those_of_each_alone(pool: SearchPool) -> None:
                     choice.rule, proxy, of, line["n"], pool.similarity_PNN, choice.beta, seed=3
                 )
                 assert line[name] == pytest.approx(expected.value_P.mean(), abs=1e-12)
-    assert (table["estimator"] == "resampled").sum() == 3 * 4
+    assert table["estimator"].str.startswith("resampled").sum() == 3 * 4
 
 
 def test_a_choice_judged_against_itself_gains_nothing(pool: SearchPool) -> None:

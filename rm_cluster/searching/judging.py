@@ -158,7 +158,9 @@ def curves(pool: SearchPool, choices: Sequence[Choice], seed: int) -> pd.DataFra
     """Expected gold and proxy reward of the pick among n, for every n.
 
     Exact and unbiased for rules that score each candidate by itself. For `mbr` and `rbon_wd` by 200
-    random subsets of a pool, at powers of two. Stochastic rules have none.
+    random subsets of a pool, at powers of two. Stochastic rules have none. The members of an
+    ensemble are scaled by their z-scores in the whole pool, not in each n of it as a trial has
+    them, and `estimator` says so.
 
     Returns:
         reward_model, ensemble, rule, beta, n, kl (of best-of-n without ties, in nats: an upper
@@ -181,8 +183,10 @@ def curves(pool: SearchPool, choices: Sequence[Choice], seed: int) -> pd.DataFra
         gold, reward = (mean_columns(of, seed) for of in values)
         frame = pd.DataFrame({**_named(choice), "n": ns, "kl": kl_of_best_of_n(ns)})
         frame = pd.concat([frame, gold.frame("gold"), reward.frame("proxy")], axis=1)
-        exact = "resampled" if choice.rule in POOL_RULES else "exact"
-        frames.append(frame.assign(num_prompts=gold.n, estimator=exact))
+        estimator = "resampled" if choice.rule in POOL_RULES else "exact"
+        if choice.reward_model == ENSEMBLE:
+            estimator += ", scaled in whole pools"
+        frames.append(frame.assign(num_prompts=gold.n, estimator=estimator))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -97,10 +97,11 @@ def test_who_decided_nothing_in_a_domain_is_compared_in_the_others() -> None:
 
 def test_a_score_that_nothing_tells_has_no_interval_and_is_not_compared() -> None:
     options = {"domain": "Ties", "completions": list("abc"), "pairs": all_pairs(2, 1)}
-    rows = [row(id=f"Ties/tied:{i}", labels=[1.0, 1.0, 0.0], **options) for i in range(5)]
-    unrated = scores_table([[np.nan] * 3] * 5)
-    stated = unrated.append_column("margins", pa.array([[1.0, 1.0]] * 5, pa.list_(pa.float64())))
-    scores = {"rated": scores_table([[2, 1, 0]] * 5), "compared": stated}
+    names = [f"Ties/{kind}:{i}" for kind in ("ref", "tied") for i in range(5)]
+    rows = [row(id=name, labels=[1.0, 1.0, 0.0], **options) for name in names]
+    unrated = scores_table([[np.nan] * 3] * 10)
+    stated = unrated.append_column("margins", pa.array([[1.0, 1.0]] * 10, pa.list_(pa.float64())))
+    scores = {"rated": scores_table([[2, 1, 0]] * 10), "compared": stated}
     one = BenchmarkRewards("rewardbench2", rows_table(rows), scores, rewardbench2.official)
     table = measure([one]).set_index(["reward_model", "domain", "metric"])
     found = table.loc[("compared", "overall", "score")]

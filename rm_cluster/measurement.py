@@ -146,7 +146,7 @@ def measure_rewards(run: EvaluateConfig, plan: Plan) -> Measurements:
                 found, asked[name][benchmark] = answers(config, rows, found)
             into[name] = found
         del stored
-    pa.default_memory_pool().release_unused()  # a quarter of a kB for each prompt of the lookups
+    pa.default_memory_pool().release_unused()  # or what the lookups needed would stay
     judged = [
         judge(snapshot, rows.drop_columns("content"), composition, scores)
         for (snapshot, rows), scores in zip(benchmarks, tables, strict=True)
@@ -178,6 +178,7 @@ def fail_on_too_many_errors(run: EvaluateConfig, scored: pa.Table) -> None:
         ScoringError: More than `scoring.max_failed_fraction` of a reward model's did.
     """
     allowed = run.scoring.max_failed_fraction
+    imported = {model.name for model in run.reward_models if isinstance(model, ImportedConfig)}
     for name in scored["reward_model"].unique().to_pylist():
         its = scored.filter(pc.equal(scored["reward_model"], name))
         failed = its.filter(its["error"].is_valid())
@@ -185,7 +186,7 @@ def fail_on_too_many_errors(run: EvaluateConfig, scored: pa.Table) -> None:
             first = failed.slice(0, 1).to_pylist()[0]
             advice = (
                 "to admit that raise the fraction."
-                if name in {model.name for model in _imported(run)}
+                if name in imported
                 else "running again tries the failed ones again. To admit them raise the fraction; "
                 "to cut long prompts set scoring.truncation=left_prompt."
             )
@@ -263,10 +264,6 @@ def _domains(
 def _prompt(row: Row) -> list[Row]:
     """The row without replies, of which a router sees nothing."""
     return [without_replies(row)]
-
-
-def _imported(run: EvaluateConfig) -> list[ImportedConfig]:
-    return [model for model in run.reward_models if isinstance(model, ImportedConfig)]
 
 
 def _import(model: ImportedConfig, snapshots: Sequence[Snapshot]) -> list[Scores]:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rm_cluster.columns import Bools, Column, any_of, largest_of
+from rm_cluster.columns import Bools, Column, any_of, largest_of, ranks
 from rm_cluster.errors import ConfigError
 from rm_cluster.types import ROW_SCHEMA, Row
 
@@ -248,10 +248,7 @@ class StoredRewards:
         known = self._ordered_keys()[: self._num_usable]
         found: Bools = pc.is_in(content, value_set=known).to_numpy(zero_copy_only=False)
         positions = np.flatnonzero(~found)
-        missing = content.take(positions)
-        if isinstance(missing, pa.ChunkedArray):
-            missing = missing.combine_chunks()
-        distinct = missing.dictionary_encode().indices
+        distinct, _ = ranks(content.take(positions))
         return positions[np.sort(np.unique(distinct, return_index=True)[1])]
 
     def lookup(self, content: Column) -> pa.Table:

@@ -159,14 +159,18 @@ def test_only_what_a_new_limit_concerns_is_measured_again(tmp_path: Path, tiny_l
         settings = config(tmp_path / "out", data, {**model, "max_length": max_length})
         return rmc.evaluate({**settings, "scoring": {"max_failed_fraction": 1.0}})
 
+    whole = run(8192)
+    assert whole.rewards["error"].isna().all()
+    assert not any(map(any, whole.rewards["truncated"]))
     short = run(250)
     num_failed = int(short.rewards["error"].notna().sum())
     assert 0 < num_failed < len(short.rewards)
-    assert short.run["reward_models"]["llama"]["n_failed"] == num_failed
-    whole = run(8192)
-    assert whole.run["reward_models"]["llama"]["n_scored"] == num_failed
-    assert whole.rewards["error"].isna().all()
-    assert not any(map(any, whole.rewards["truncated"]))
+    counts = short.run["reward_models"]["llama"]
+    assert counts["n_failed"] == counts["n_scored"] == num_failed
+    assert short.rewards["error"].dropna().str.endswith("max_length is 250").all()
+    back = run(8192)
+    assert back.run["reward_models"]["llama"]["n_scored"] == 0
+    pd.testing.assert_frame_equal(back.rewards, whole.rewards)
 
 
 def test_a_row_that_fails_is_data_and_the_others_are_scored(tmp_path: Path) -> None:

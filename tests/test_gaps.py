@@ -155,3 +155,9 @@ def test_the_unit_of_the_values_does_not_matter(scale: float) -> None:
     accuracy, values = mirrored(8, noise=0.05)
     scaled = {name: scale * value for name, value in values.items()}
     pd.testing.assert_frame_equal(rows(accuracy, scaled), rows(accuracy, values), rtol=1e-9)
+
+
+def test_values_that_differ_by_rounding_alone_are_equal() -> None:
+    accuracy, values = mirrored(8, noise=0.05)
+    found = rows(accuracy, {name: (0.3, 0.1 + 0.2)[i % 2] for i, name in enumerate(values)})
+    assert found.loc["ordered", ["pearson", "pearson_p"]].isna().all()

@@ -251,6 +251,16 @@ def test_models_that_are_not_causal_or_change_their_logits(tmp_path: Path) -> No
     tok.save_pretrained(tmp_path / "capped")
     with pytest.raises(ConfigError, match="does more to its logits"):
         rmc.Logprob(model=str(tmp_path / "capped")).load()
+    # its body is the whole model, so that the head would be applied twice
+    whole = transformers.Llama4TextConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, intermediate_size_mlp=64, head_dim=8,
+        num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, num_local_experts=2,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    transformers.Llama4ForCausalLM(whole).save_pretrained(tmp_path / "whole")
+    tok.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ConfigError, match="log-probs cannot be read here"):
+        rmc.Logprob(model=str(tmp_path / "whole")).load()
 
 
 def test_a_classifier_is_no_language_model(tiny_llama: Path) -> None:

@@ -28,6 +28,7 @@ from rm_cluster.engines.packing import (
     pack,
     tree_batches,
 )
+from rm_cluster.engines.probing import num_known
 from rm_cluster.engines.tree_attention import NAME, Tree
 
 _ROW_BY_ROW = ("q_proj", "o_proj", "dense", "mlp")
@@ -114,7 +115,7 @@ def require_known(texts: Sequence[TokenIds], model: Any) -> None:
     Raises:
         ValueError: There are some; its text says which.
     """
-    num_tokens = int(model.get_input_embeddings().weight.shape[0])
+    num_tokens = num_known(model)
     highest = max((int(ids.max()) for ids in texts if len(ids)), default=0)
     if highest >= num_tokens:
         raise ValueError(

@@ -23,11 +23,16 @@ _NEAR = 1e-5
 """Beyond rounding in float32; what the padding changes is mostly far beyond it."""
 
 
+def num_known(model: Any) -> int:
+    """How many token ids a model has embeddings of."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 def some_tokens(model: Any, count: int) -> torch.Tensor:
     """[count] token ids that a model knows, none of which pads or ends a text."""
     special = {token for kind in ("pad", "eos", "bos") for token in _marks(model, kind)}
-    number = int(model.get_input_embeddings().weight.shape[0])
-    usable = [token for token in range(min(number, count + 9)) if token not in special] or [0]
+    known = range(min(num_known(model), count + 9))
+    usable = [token for token in known if token not in special] or [0]
     return torch.tensor((usable * count)[:count], device=device())
 
 
@@ -71,8 +76,8 @@ def hears_padding(model: Any, compute: Callable[[Sequence[TokenIds]], torch.Tens
         compute: Texts -> [B, d] what is made of them in one batch.
     """
     config = model.config.get_text_config()
-    known = int(model.get_input_embeddings().weight.shape[0])
-    end = [token for token in _marks(model, "eos") if token < known][:1]  # some encoders read it
+    # some encoders read it
+    end = [token for token in _marks(model, "eos") if token < num_known(model)][:1]
     room = (getattr(config, "max_position_embeddings", None) or 2 * _LONG) // 2
     texts = [
         np.array([*some_tokens(model, size).tolist(), *end], dtype=np.int32)

@@ -79,6 +79,7 @@ def correlate_gaps(pairs: pd.DataFrame, values: Mapping[str, float], seed: int) 
 def _correlated(value_n: Floats, accuracy_nn: Floats, seed: int) -> Iterator[dict[str, Any]]:
     """One record for `ordered` and one for `positive_gap`."""
     n = len(value_n)
+    value_n = value_n / (np.abs(value_n).max(initial=0.0) or 1.0)  # `_moments` knows one size only
     gap_nn = value_n[:, None] - value_n[None]
     for over, chosen in (("ordered", ~np.eye(n, dtype=bool)), ("positive_gap", gap_nn > 0)):
         strong, weak = np.nonzero(chosen)
@@ -144,7 +145,6 @@ def _moments(x: Floats, y: Floats, weights_SQ: Floats) -> Floats:
     total = weights_SQ.sum(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         x, y = (v - (weights_SQ * v).sum(axis=1, keepdims=True) / total for v in (x, y))
-        x, y = (v / np.abs(v).max(axis=1, initial=_ROUNDING**4, keepdims=True) for v in (x, y))
         xx, yy, xy = ((weights_SQ * product).sum(axis=1) for product in (x * x, y * y, x * y))
         # a constant's centered values are a little off zero by rounding
         flat = np.minimum(xx, yy) <= _ROUNDING * np.maximum(1.0, total[:, 0])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import rm_cluster as rmc
 from rm_cluster.errors import DataFormatError
 from tests.families import save_family
-from tests.models import tokenizer
+from tests.models import save, tokenizer
 
 TEXTS = ["A cat sat.", "", "A cat sat.", "One hundred tokens " * 20, "été 🙂", "a"]
 
@@ -71,3 +71,27 @@ def test_a_pooler_is_not_needed(tmp_path: Path) -> None:
     found = rmc.Embedding(model=str(folder)).embed(["a", "bc"])
     assert found.shape == (2, 32)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("saved_as", ["T5EncoderModel", "T5Model", "BartModel"])
+def test_of_an_encoder_decoder_the_encoder_is_read(tmp_path: Path, saved_as: str) -> None:
+    tok = tokenizer()
+    sizes = {"vocab_size": len(tok), "d_model": 32, "pad_token_id": tok.pad_token_id}
+    config = (
+        transformers.BartConfig(
+            **sizes, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, init_std=0.3,
+        )
+        if saved_as == "BartModel"
+        else transformers.T5Config(**sizes, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    )  # fmt: skip
+    kind = getattr(transformers, saved_as)
+    folder = save(kind, config, tmp_path / "m", 0, tok)
+    model = kind.from_pretrained(folder).eval()
+    texts = [text for text in TEXTS if text]
+    expected = []
+    for text in texts:
+        with torch.inference_mode():
+            mean = model.get_encoder()(**tok(text, return_tensors="pt"))[0][0].mean(0).numpy()
+        expected.append(mean / np.linalg.norm(mean))
+    np.testing.assert_allclose(rmc.Embedding(model=str(folder)).embed(texts), expected, atol=1e-5)

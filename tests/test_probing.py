@@ -28,6 +28,7 @@ ENCODER = {
     "initializer_range": 0.2, "num_labels": 1,
 }  # fmt: skip
 HEAR_PADDING: dict[str, dict[str, Any]] = {
+    "Canine": {},
     "ConvBert": {"embedding_size": 32, "head_ratio": 1},
     "FNet": {},
     "Nystromformer": {"num_landmarks": 8, "segment_means_seq_len": 8},
@@ -209,6 +210,19 @@ def test_rotary_embeddings_that_change_are_those_of_one_caller_at_a_time(tmp_pat
 
     with ThreadPoolExecutor(2) as pool:
         assert max(pool.map(off, [0, 1] * 30)) < 1e-5
+
+
+def test_short_texts_do_not_change_how_bigbird_reads_long_ones(tmp_path: Path) -> None:
+    config = transformers.BigBirdConfig(**ENCODER, block_size=4, num_random_blocks=1)
+    model = transformers.BigBirdForSequenceClassification
+    folder = save(model, config, tmp_path / "m", 0, tokenizer())
+    engine = ClassifierEngine(ClassifierConfig(model=str(folder)), "float32")
+    alone = []
+    for text in texts():  # plain, it attends in full for good after a text of 28 tokens or fewer
+        ids = torch.from_numpy(text.astype(np.int64))[None]
+        with torch.inference_mode():
+            alone.append(model.from_pretrained(folder).eval()(input_ids=ids).logits.item())
+    np.testing.assert_allclose(engine.rewards(texts()), alone, atol=1e-5)
 
 
 def test_texts_that_do_not_go_together_go_one_by_one(tmp_path: Path) -> None:

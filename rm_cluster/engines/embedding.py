@@ -28,7 +28,7 @@ from rm_cluster.engines.probing import hears_padding
 
 
 class EmbeddingEngine:
-    """An encoder in memory.
+    """An encoder in memory: a model, or that part of an encoder-decoder.
 
     Args:
         config: Which, and how.
@@ -40,7 +40,8 @@ class EmbeddingEngine:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._tokens_per_batch = enough(token_budget(config))
-        self._model = load_pretrained(AutoModel, config, dtype, "an encoder", _is_no_part)
+        model = load_pretrained(AutoModel, config, dtype, "an encoder", _is_no_part)
+        self._model = model.get_encoder() if _has_decoder(model) else model
         self._mixed = mixed_length(self._model.config)
         if hears_padding(self._model, self._means):
             self._mixed = 0
@@ -66,5 +67,14 @@ class EmbeddingEngine:
 
 
 def _is_no_part(model: Any, config: PretrainedConfig, missing: Sequence[str]) -> bool:
-    """Whether no mean of hidden states needs what is missing: a pooler, which comes after them."""
-    return all(name.startswith("pooler.") for name in missing)
+    """Whether an encoder's hidden states need nothing of what is missing.
+
+    A pooler comes after them, as the decoder does that checkpoints of T5's encoder lack.
+    """
+    after = ("pooler.", "decoder.") if _has_decoder(model) else ("pooler.",)
+    return all(name.startswith(after) for name in missing)
+
+
+def _has_decoder(model: Any) -> bool:
+    """Whether a decoder stands behind the encoder; the config of T5's encoder alone denies it."""
+    return hasattr(model, "encoder") and hasattr(model, "decoder")

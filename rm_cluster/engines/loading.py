@@ -49,6 +49,7 @@ def load_pretrained(
     _keep_soft_caps(model, config)
     speed_up(model)
     _forget_lengths(model)
+    _keep_sparse(model)
     return model.to(device()).eval()
 
 
@@ -106,6 +107,15 @@ def _forget_lengths(model: Any) -> None:
     for module in model.modules():
         if "dynamic" in str(getattr(module, "rope_type", "")):
             module.register_forward_pre_hook(forget)
+
+
+def _keep_sparse(model: Any) -> None:
+    """Let BigBird attend as it is configured, after short texts, too, at which it switches over."""
+    bodies = (module for module in model.modules() if hasattr(module, "set_attention_type"))
+    body = next(bodies, None)  # it tells its layers
+    if body is not None:
+        kind = body.attention_type
+        body.register_forward_pre_hook(lambda *_: body.set_attention_type(kind))
 
 
 def _has_short_floats() -> bool:

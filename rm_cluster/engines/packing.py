@@ -83,9 +83,12 @@ def mixed_length(hf_config: Any) -> int | None:
     """Tokens up to which texts of different lengths may share a batch; None if all may.
 
     Beyond what the model was first trained on, rotary embeddings called dynamic and longrope change
-    with the longest position in the batch, so that a text would depend on its company.
+    with the longest position in the batch, so that a text would depend on its company. BigBird
+    leaves out nothing while a batch is no longer than what its blocks see anyway.
     """
     config = hf_config.get_text_config()
+    if getattr(config, "attention_type", None) == "block_sparse":
+        return int((5 + 2 * config.num_random_blocks) * config.block_size)
     told = getattr(config, "rope_parameters", None) or {}
     if not any(kind in str(told) for kind in ("dynamic", "longrope")):
         return None

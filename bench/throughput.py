@@ -272,9 +272,10 @@ def main() -> None:
     if unknown := set(chosen) - set(sets):
         sys.exit(f"No set is called {', '.join(unknown)}; there are {', '.join(sets)}.")
     pythons = dict.fromkeys(("floor", "engine", "job", "static"), sys.executable)
-    for arm in ("vllm", "rewardbench"):
-        if f"{arm}_python" in options:
-            pythons[arm] = options[f"{arm}_python"]
+    for arm in ("vllm", "vllm_defaults", "rewardbench"):
+        option = f"{arm.partition('_')[0]}_python"
+        if option in options:
+            pythons[arm] = options[option]
     num_repeats = int(options.get("num_repeats", 3))
     machine = (
         f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, "

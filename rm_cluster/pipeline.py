@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from rm_cluster.encoding import Prompt
-from rm_cluster.errors import ConfigError, ScoringError
+from rm_cluster.errors import ScoringError
 from rm_cluster.scorers.generator import GroupSamples
 from rm_cluster.scorers.scorer import GroupRewards
 from rm_cluster.serving import DEPLOYMENT
@@ -102,11 +102,11 @@ class Score:
         for attempt in range(self._max_tries):
             try:
                 answers = await self._ask(groups, first)
+                if isinstance(answers, str):  # what kept the replica from loading its model
+                    raise ScoringError(answers)
                 self._num_lost = 0
                 return answers, attempt
-            except RayTaskError as error:
-                if isinstance(error.cause, ConfigError):  # of a replica that could not load
-                    raise ScoringError(str(error.cause)) from None
+            except RayTaskError:
                 raise
             except (RayError, RayServeException) as error:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -123,9 +123,9 @@ class Score:
             f"{reason}"
         )
 
-    def _ask(self, groups: list[Any], first: int) -> Awaitable[list[Any]]:
+    def _ask(self, groups: list[Any], first: int) -> Awaitable[list[Any] | str]:
         """Send a request; `first` is for those that sample."""
-        answer: Awaitable[list[GroupRewards]] = self._handle.score.remote(groups)
+        answer: Awaitable[list[GroupRewards] | str] = self._handle.score.remote(groups)
         return answer
 
     def _lost(self, error: str) -> Any:
@@ -150,8 +150,8 @@ class Score:
 class Sample(Score):
     """Sends prompts to the replicas of a policy, and stores the completions."""
 
-    def _ask(self, groups: list[Any], first: int) -> Awaitable[list[Any]]:
-        answer: Awaitable[list[GroupSamples]] = self._handle.sample.remote(groups, first)
+    def _ask(self, groups: list[Any], first: int) -> Awaitable[list[Any] | str]:
+        answer: Awaitable[list[GroupSamples] | str] = self._handle.sample.remote(groups, first)
         return answer
 
     def _lost(self, error: str) -> Any:

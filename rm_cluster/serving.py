@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -49,7 +49,7 @@ class Replica:
     ) -> None:
         apart = isinstance(config, ClassifierConfig | LogprobConfig) and config.engine == "torch"
         self._free = asyncio.Semaphore(2 if apart else 1)
-        self._problem: ConfigError | None = None
+        self._problem: str | None = None
         try:
             self._model: Any = build_model(config, scoring)
             # seconds to import, so only for those that need it
@@ -57,28 +57,33 @@ class Replica:
                 transformers.utils.logging.disable_progress_bar()
             self._model.load(num_threads)
         except ConfigError as error:
-            # told by `check`; raised here, Serve would try again and again, and requests wait
-            self._problem = error
+            # told to whoever asks; raised here, Serve would try again and again, and requests wait
+            self._problem = str(error)
         except Exception as error:  # whatever a library raises, such as that memory is short
             logger.exception("%s cannot be loaded", config.name)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-            self._problem = ConfigError(f"{config.name} cannot be loaded: {reason}")
+            self._problem = f"{config.name} cannot be loaded: {reason}"
 
-    async def check(self) -> None:
-        """Raise what kept the model from loading."""
-        if self._problem is not None:
-            raise self._problem
+    async def problem(self) -> str | None:
+        """What kept the model from loading."""
+        return self._problem
 
-    async def score(self, groups: Sequence[Sequence[TokenIds]]) -> list[GroupRewards]:
-        """Score whole prompt groups; a group that fails carries its error."""
+    async def score(self, groups: Sequence[Sequence[TokenIds]]) -> list[GroupRewards] | str:
+        """Score whole prompt groups; a group that fails carries its error.
+
+        Without a model it is `problem`, which is returned: of what is raised, Serve logs pages.
+        """
         return await self._run(score_groups, groups)
 
-    async def sample(self, groups: Sequence[Sequence[TokenIds]], first: int) -> list[GroupSamples]:
-        """Sample completions from number `first` on; a group that fails carries its error."""
+    async def sample(
+        self, groups: Sequence[Sequence[TokenIds]], first: int
+    ) -> list[GroupSamples] | str:
+        """Sample completions from number `first` on; the rest as for `score`."""
         return await self._run(sample_groups, groups, first)
 
-    async def _run(self, function: Callable[..., list[T]], *arguments: Any) -> list[T]:
-        await self.check()
+    async def _run(self, function: Callable[..., list[T]], *arguments: Any) -> list[T] | str:
+        if self._problem is not None:
+            return self._problem
         async with self._free:
             # in a thread, so that health checks are answered meanwhile
             found = await asyncio.to_thread(function, self._model, *arguments)
@@ -222,17 +227,16 @@ def autoscaling(serving: ServingConfig, resources: Resources) -> dict[str, Any]:
 
 def _check(handle: DeploymentHandle) -> None:
     """Raise what kept the model from loading, if that is known."""
-    check = handle.options(method_name="check")
+    asked = handle.options(method_name="problem")
     try:
-        check.remote().result(timeout_s=_CHECK_S)
-    except RayTaskError as error:
-        if isinstance(error.cause, ConfigError):
-            raise error.cause from None
+        problem = asked.remote().result(timeout_s=_CHECK_S)
     except (RayError, RayServeException, TimeoutError):
-        pass  # there is no replica to tell
+        return  # there is no replica to tell
     finally:
         # its thread would outlive ray.shutdown, and start Ray again by asking it for something
-        check.shutdown()
+        asked.shutdown()
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 def _owns_cluster() -> bool:

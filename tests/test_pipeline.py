@@ -115,6 +115,20 @@ def test_many_killers_end_the_run_unless_others_are_answered(
     assert len(stored) == 16
 
 
+def test_a_model_that_cannot_be_loaded_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    async def tell(groups: list[Any]) -> str:
+        asked.append(groups)
+        return "m lacks a head"
+
+    replicas = SimpleNamespace(score=SimpleNamespace(remote=tell))
+    (told,), stored = send(replicas, tmp_path, monkeypatch, [prompt(0, 100), prompt(1, 101)])
+    assert (told["failure"], len(asked), stored) == (["m lacks a head"], 1, {})
+
+
 def test_a_cluster_that_takes_no_requests_is_nobodys_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

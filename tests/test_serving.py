@@ -54,3 +54,19 @@ def test_one_request_at_a_time_where_the_model_may_not_bear_two(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert most_at_a_time(LengthConfig(), monkeypatch) == 1
+
+
+def test_what_keeps_a_model_from_loading_is_an_answer() -> None:
+    # of what a replica raises, Serve would log a hundred lines for every request
+    config = ClassifierConfig(model="/no/such/model", name="gone")
+
+    async def ask() -> list[object]:
+        replica = Replica(config, ScoringConfig(), 1)
+        prompts = [group[:1] for group in GROUPS]
+        return [
+            await replica.problem(), await replica.score(GROUPS), await replica.sample(prompts, 0)
+        ]  # fmt: skip
+
+    told, scored, sampled = asyncio.run(ask())
+    assert isinstance(told, str) and "/no/such/model" in told
+    assert scored == sampled == told

@@ -55,6 +55,17 @@ def test_a_pool_is_its_columns(tmp_path: Path) -> None:
     assert counts["n_candidates_left_out"] == 0
 
 
+def test_token_counts_that_are_not_all_known_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = pool_records(num_prompts=3, num=4)
+    records[1]["num_tokens"] = None
+    pool, _, _ = read(tmp_path, records)
+    assert pool.num_tokens_PN is None
+    assert pool.cost_PN is None
+    assert "num_tokens is not known of 4 of the 12 candidates" in caplog.text
+
+
 def test_what_lacks_a_value_is_left_out_and_counted(tmp_path: Path) -> None:
     records = pool_records(num_prompts=4, num=4)
     records[0]["rewards"]["m0"][1] = None

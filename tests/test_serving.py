@@ -68,5 +68,6 @@ def test_what_keeps_a_model_from_loading_is_an_answer() -> None:
         ]  # fmt: skip
 
     told, scored, sampled = asyncio.run(ask())
-    assert isinstance(told, str) and "/no/such/model" in told
+    assert isinstance(told, str)
+    assert "/no/such/model" in told
     assert scored == sampled == told

@@ -283,7 +283,14 @@ def _tokens(run: SearchConfig, columns: Columns, kept: Kept) -> dict[str, Floats
     ended = kept.take(columns.padded("ended"), absent=0.0) if "ended" in columns.values else 0.0
     if (cost < 0).any():
         raise DataFormatError("num_tokens must be 0 or more, and some in the pool are less.")
-    if np.isnan(cost).any():
+    unknown = int(np.isnan(cost).sum())
+    if unknown:
+        logger.warning(
+            "num_tokens is not known of %d of the %d candidates: the search does without rbon_l, "
+            "and tells no tokens",
+            unknown,
+            int(kept.present_PN.sum()),
+        )
         return {"num_tokens_PN": None, "cost_PN": None}
     # an empty completion counts as one token, or nothing could be divided by its length
     num_tokens = np.where(kept.present_PN, np.maximum(cost - np.nan_to_num(ended), 1.0), np.nan)

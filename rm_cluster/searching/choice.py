@@ -176,14 +176,14 @@ def exact_optimum(pool: SearchPool, choices: Iterator[Choice]) -> tuple[Choice, 
         if choice.rule in STOCHASTIC:
             continue
         count += 1
-        if choice.rule in WITHOUT_BETA:
-            value = float(try_choice(pool, choice).value_P.mean())
-        else:
+        if choice.rule not in WITHOUT_BETA:
             some = pool.first(choice.n)
-            beta, value = best_beta(
+            beta, _ = best_beta(
                 proxy_rewards(some, choice), choice_bonus(some, choice), some.criterion_PN
             )
             choice = choice._replace(beta=beta)
+        # as picked at that very beta, which rounding may hold between two that are all but equal
+        value = float(try_choice(pool, choice).value_P.mean())
         if value > largest + 1e-12 * abs(value):
             best, largest = choice, value
     assert best is not None, "plain Best-of-N is always among them"

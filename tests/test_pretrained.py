@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from rm_cluster.config import EvaluateConfig
+from rm_cluster.errors import DataFormatError
 from rm_cluster.measurement import plan_measurements
-from rm_cluster.scorers import Classifier, Logprob
+from rm_cluster.scorers import Classifier, Embedding, Logprob
+from rm_cluster.scorers.pretrained import length_limit
 from rm_cluster.serving import Replica
-from tests.models import save_llama
+from tests.models import save, save_llama, tokenizer
 from tests.rows import random_rows
 from tests.test_evaluation import config, write_preferences
 
@@ -40,6 +44,25 @@ def test_a_scorer_that_traveled_encodes_alike_without_torch(
     here = [len(ids) for group in scorer.encode(rows) for ids in group.token_ids]
     assert int(found[0]) == np.sum(here)
     assert "torch" not in found
+
+
+@pytest.mark.parametrize("kind", ["longformer", "mpnet", "xlm-roberta-xl", "electra", "albert"])
+def test_the_longest_text_that_is_admitted_has_positions(kind: str, tmp_path: Path) -> None:
+    tok = tokenizer()
+    config = transformers.AutoConfig.for_model(
+        kind, vocab_size=len(tok), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=60, pad_token_id=1,
+    )  # fmt: skip
+    folder = save(transformers.AutoModel.from_config, config, tmp_path / "m", 0, tok)
+    embedding = Embedding(model=str(folder))
+    limit = length_limit(config, tok)
+    num_special = len(tok("")["input_ids"])
+    assert np.isfinite(embedding.embed(["a" * (limit - num_special)])).all()
+    with pytest.raises(DataFormatError, match=f"at most {limit}"):
+        embedding.embed(["a" * (limit - num_special + 1)])
+    ids = torch.full((1, limit + 1), 5)
+    with pytest.raises((IndexError, RuntimeError)):
+        transformers.AutoModel.from_pretrained(folder)(input_ids=ids, attention_mask=ids // 5)
 
 
 def test_what_is_measured_is_of_the_commit_that_was_told(

@@ -14,6 +14,13 @@ from rm_cluster.errors import ConfigError
 
 _WEIGHTS = ("*.safetensors",)
 _DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "*.py", "*.tiktoken")
+_COUNT_FROM_PAD = frozenset(
+    (
+        "camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta",
+        "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    )
+)  # fmt: skip
+"""Model types whose first position is the one after that of padding."""
 _LARGE = 1_000_000_000  # transformers' stand-in for "no limit" is 1e30
 
 
@@ -170,8 +177,8 @@ def load_config(name: str, revision: str, *, trust_remote_code: bool) -> Any:
 def length_limit(config: Any, tokenizer: Any) -> int | None:
     """The smaller of what the model's positions and its tokenizer admit; None if neither says."""
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= config.pad_token_id + 1  # their positions are counted from there
+    if positions is not None and config.model_type in _COUNT_FROM_PAD:
+        positions -= config.pad_token_id + 1
     limits = [positions, tokenizer.model_max_length]
     return min((int(limit) for limit in limits if limit and 0 < limit < _LARGE), default=None)
 

@@ -209,3 +209,10 @@ def test_a_prompt_that_leaves_no_room(tiny_lm: Path) -> None:
     generator = rmc.Generator(model=str(tiny_lm), max_length=20, max_new_tokens=15)
     with pytest.raises(DataFormatError, match="Prompt 0: it makes 13 tokens"):
         generator.sample([[{"role": "user", "content": "ten chars!"}]])
+
+
+def test_a_prompt_that_is_no_unicode_fails_alone(tiny_lm: Path) -> None:
+    generator = rmc.Generator(model=str(tiny_lm), max_new_tokens=2)
+    broken, good = generator.encode([[{"role": "user", "content": c}] for c in ("a\ud83d", "a")])
+    assert broken.error == "the prompt is not valid Unicode"
+    assert good.error is None

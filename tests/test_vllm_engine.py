@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,51 @@ def test_two_models_take_turns(classifier: str, lm: str) -> None:
     first = rewards.score(rows)
     logprobs.score(rows)
     assert differences(rewards.score(rows), first).max() < 2e-5
+
+
+def test_several_callers_are_answered_one_by_one(classifier: str, lm: str) -> None:
+    scorers = [
+        rmc.Classifier(model=classifier, engine="vllm"),
+        rmc.Logprob(model=lm, engine="vllm"),
+    ]
+    rows = [random_rows(4, seed=seed) for seed in range(3)]
+    asked = [(scorer, some) for scorer in scorers for some in rows]
+    expected = [scorer.score(some) for scorer, some in asked]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda one: one[0].score(one[1]), asked))
+    for one, other in zip(found, expected, strict=True):
+        assert differences(one, other).max() < 1e-4
+
+
+def test_tokens_that_the_model_lacks_are_refused(tmp_path: Path) -> None:
+    tok = tokenizer()
+    size = len(tok)
+    tok.add_tokens(["<new>"])
+    options = {**FOR_VLLM["Llama"], "vocab_size": size}
+    rm = str(save_family("Llama", tmp_path / "rm", tok, CLASSIFIER, **options))
+    lm = str(save_family("Llama", tmp_path / "lm", tok, CAUSAL, **options))
+    scorers = (rmc.Classifier(model=rm, engine="vllm"), rmc.Logprob(model=lm, engine="vllm"))
+    for scorer in scorers:
+        groups = [group.token_ids for group in scorer.encode([row("Hi", [text]) for text in "ab"])]
+        groups.append([np.append(groups[0][0], np.int32(size))])
+        good, _, bad = score_groups(scorer, groups)
+        assert good.error is None
+        assert f"token {size} is none of the model's {size}" in bad.error
+    generator = rmc.Generator(model=lm, engine="vllm", max_new_tokens=2)
+    with pytest.raises(ValueError, match="is none of the model's"):
+        generator.sample([[{"role": "user", "content": "a <new>"}]])
+
+
+def test_the_one_output_of_a_head_is_its_objective(classifier: str) -> None:
+    rows, scorer = random_rows(3, seed=2), rmc.Classifier(model=classifier, engine="vllm")
+    for outputs, rewards in zip(scorer.objectives(rows), scorer.score(rows), strict=True):
+        assert outputs.shape == (len(rewards), 1)
+        np.testing.assert_allclose(outputs[:, 0], rewards, atol=2e-5)
+
+
+def test_a_temperature_that_vllm_does_not_take(lm: str) -> None:
+    with pytest.raises(ConfigError, match="a temperature of 2 at most"):
+        rmc.Generator(model=lm, engine="vllm", temperature=2.5).load()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from rm_cluster.engines.packing import (
     pack,
     tree_batches,
 )
-from rm_cluster.engines.probing import num_known
 from rm_cluster.engines.tree_attention import NAME, Tree
 
 _ROW_BY_ROW = ("q_proj", "o_proj", "dense", "mlp")
@@ -109,13 +108,12 @@ def distinct(texts: Sequence[TokenIds]) -> tuple[list[TokenIds], list[int]]:
     return [np.frombuffer(text, dtype=np.int32) for text in known], index
 
 
-def require_known(texts: Sequence[TokenIds], model: Any) -> None:
+def require_known(texts: Sequence[TokenIds], num_tokens: int) -> None:
     """Refuse token ids that a model has no embedding of, at which a GPU would be lost.
 
     Raises:
         ValueError: There are some; its text says which.
     """
-    num_tokens = num_known(model)
     highest = max((int(ids.max()) for ids in texts if len(ids)), default=0)
     if highest >= num_tokens:
         raise ValueError(

@@ -24,7 +24,7 @@ from rm_cluster.engines.decoder import (
 )
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.packing import TokenIds, mixed_length
-from rm_cluster.engines.probing import hears_padding
+from rm_cluster.engines.probing import hears_padding, num_known
 
 
 class EmbeddingEngine:
@@ -50,7 +50,7 @@ class EmbeddingEngine:
     def embeddings(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
         """Return [n, d] means of the last hidden states over each text's tokens, to length 1."""
         texts, index = distinct(token_ids)
-        require_known(texts, self._model)
+        require_known(texts, num_known(self._model))
         sizes = [len(ids) for ids in texts]
         found: dict[int, npt.NDArray[np.float64]] = {}
         for indices in padded_batches(sizes, self._tokens_per_batch, self._mixed):

@@ -19,7 +19,7 @@ from rm_cluster.engines.device import device
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.logits import float32_head, rows_at_once
 from rm_cluster.engines.packing import TokenIds, mixed_length
-from rm_cluster.engines.probing import some_tokens
+from rm_cluster.engines.probing import num_known, some_tokens
 from rm_cluster.errors import ConfigError
 
 _NUM_DRAWS = 8
@@ -81,7 +81,7 @@ class SamplingEngine:
         The draws of a sample are fixed by the seed, its prompt and its number, so that neither
         batches nor the other prompts have a part in it, but for rounding in the logits.
         """
-        require_known(prompts, self._model)
+        require_known(prompts, num_known(self._model))
         numbers = range(first, self._config.n)
         requests = [(i, k) for i in range(len(prompts)) for k in numbers]
         requests.sort(key=lambda request: -len(prompts[request[0]]))

@@ -34,6 +34,7 @@ from rm_cluster.engines.packing import Positions, TokenIds, is_causal, is_packed
 from rm_cluster.engines.probing import (
     alike,
     hears_padding,
+    num_known,
     reads_last_token,
     sees_no_token_to_come,
     some_tokens,
@@ -107,7 +108,7 @@ class ClassifierEngine:
     def objectives(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
         """Return [n, H] outputs of the head, of which the reward is the weighted sum."""
         texts, index = distinct(token_ids)
-        require_known(texts, self._model)
+        require_known(texts, num_known(self._model))
         found = np.empty((len(texts), len(self._weights)))
 
         def use(states: States) -> None:
@@ -201,7 +202,7 @@ class LogprobEngine:
             num_prompt: How many tokens of each text, one or more, are the prompt's.
         """
         texts, index = distinct(token_ids)
-        require_known(texts, self._model)
+        require_known(texts, num_known(self._model))
         first = np.full(len(texts), np.iinfo(np.int64).max)
         np.minimum.at(
             first, np.asarray(index, dtype=np.int64), np.asarray(num_prompt, dtype=np.int64)

@@ -9,6 +9,7 @@ in the same process.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ _CPU_KV_CACHE = 2**30
 """Bytes of cache on a CPU, where vLLM would ask for nearly all of the machine's memory."""
 
 _in_memory: Vllm | None = None
+_lock = threading.RLock()
+"""Of several callers one is answered at a time: they would share the model, or end it."""
 
 
 class Continuation(NamedTuple):
@@ -85,15 +88,16 @@ class Vllm:
         self._draws = draws
         self._arguments = engine_arguments(config, dtype, task, tokens_per_step)
         self._llm: Any = None
+        self._num_tokens = 0
         try:
-            self._ready()
             self._try()
         except Exception as error:  # whatever vLLM and the model's code may raise
             self.close()
             reason = " ".join(str(error).split())[:400] or type(error).__name__
             raise ConfigError(
                 f"vLLM {version()} cannot run {config.name!r}: {reason}\nIts max_model_len is "
-                "max_length here; other arguments go into engine_args. engine: torch runs it too."
+                "max_length here, its max_num_batched_tokens is tokens_per_batch; other arguments "
+                "go into engine_args. engine: torch runs it too."
             ) from None
 
     def classify(self, texts: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
@@ -102,12 +106,12 @@ class Vllm:
 
         # by default a single label would come through a sigmoid, and a reward of 20 as 1.0
         raw = PoolingParams(use_activation=False)
-        found = self._ask("classify", _prompts(texts), pooling_params=raw)
+        found = self._ask("classify", texts, pooling_params=raw)
         return np.array([output.outputs.probs[0] for output in found], dtype=np.float64)
 
     def embed(self, texts: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
         """[n, d] means over tokens, to length 1."""
-        found = self._ask("embed", _prompts(texts))
+        found = self._ask("embed", texts)
         return np.array([output.outputs.embedding for output in found], dtype=np.float64)
 
     def generate(
@@ -115,27 +119,40 @@ class Vllm:
     ) -> list[Drawn]:
         """Draw after each prompt."""
         parameters = [_sampling_params(continuation) for continuation in continuations]
-        found = self._ask("generate", _prompts(prompts), parameters)
+        found = self._ask("generate", prompts, parameters)
         return [_drawn(output, ids) for output, ids in zip(found, prompts, strict=True)]
 
-    def _ask(self, what: str, *arguments: Any, **options: Any) -> Any:
-        llm = self._ready()
-        try:
-            return getattr(llm, what)(*arguments, use_tqdm=False, **options)
-        except Exception:
-            if llm.llm_engine.has_unfinished_requests():
-                # after an error in a step vLLM would go on with them for ever; it starts afresh
-                self.close()
-            raise
+    def require_known(self, texts: Sequence[TokenIds]) -> None:
+        """Refuse token ids beyond the model's, for which vLLM would compute something.
+
+        Raises:
+            ValueError: There are some; its text says which.
+        """
+        from rm_cluster.engines.decoder import require_known
+
+        require_known(texts, self._num_tokens)
+
+    def _ask(self, what: str, texts: Sequence[TokenIds], *arguments: Any, **options: Any) -> Any:
+        with _lock:
+            llm = self._ready()
+            self.require_known(texts)
+            try:
+                return getattr(llm, what)(_prompts(texts), *arguments, use_tqdm=False, **options)
+            except Exception:
+                if llm.llm_engine.has_unfinished_requests():
+                    # after an error in a step vLLM would go on with them for ever; it starts afresh
+                    self.close()
+                raise
 
     def close(self) -> None:
         """Take it out of memory."""
         global _in_memory
-        if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
-            self._llm = None
-        if _in_memory is self:
-            _in_memory = None
+        with _lock:
+            if self._llm is not None:
+                self._llm.llm_engine.engine_core.shutdown()
+                self._llm = None
+            if _in_memory is self:
+                _in_memory = None
 
     def _ready(self) -> Any:
         """The model, in memory and with its threads."""
@@ -149,6 +166,7 @@ class Vllm:
             if _in_memory is not None:
                 _in_memory.close()
             self._llm = _start(self._arguments, self._draws)
+            self._num_tokens = self._llm.llm_engine.model_config.get_vocab_size()
             _in_memory = self
         return self._llm
 
@@ -166,8 +184,9 @@ class Vllm:
 
 def free() -> None:
     """Take whatever model is in memory out of it."""
-    if _in_memory is not None:
-        _in_memory.close()
+    with _lock:
+        if _in_memory is not None:
+            _in_memory.close()
 
 
 def _start(arguments: dict[str, Any], draws: bool) -> Any:

@@ -31,14 +31,16 @@ from rm_cluster.engines.vllm_api import Continuation, Vllm
 from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import head_weights
 
-_LEAST_TEMPERATURE = 0.01
+_LEAST_TEMPERATURE, _MOST_TEMPERATURE = 0.01, 2.0
 _LOGITS_IN_MEMORY = 2**27
 """So many logits at once, 512 MiB in float32: vLLM has those of all tokens of a step, some times
 over, and does not reckon with them when it takes memory for its cache (vllm#5907)."""
 
 
 class ClassifierEngine:
-    """As `torch_engine.ClassifierEngine`."""
+    """As `torch_engine.ClassifierEngine`, for heads of one output."""
+
+    num_outputs = 1
 
     def __init__(
         self, config: ClassifierConfig, dtype: str, num_threads: int | None = None
@@ -59,6 +61,10 @@ class ClassifierEngine:
         if order:
             found[order] = self._vllm.classify([texts[i] for i in order])
         return found[index]
+
+    def objectives(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
+        """Return [n, 1] outputs of the head, of which the one is the reward."""
+        return self.rewards(token_ids)[:, None]
 
     def close(self) -> None:
         """Take the model out of memory."""
@@ -87,6 +93,7 @@ class LogprobEngine:
             num_prompt: How many tokens of each text, one or more, are the prompt's.
         """
         texts, index = distinct(token_ids)
+        self._vllm.require_known(texts)  # the last ones, too, which are no part of what is asked
         # the last token is drawn, because a text as long as the model's limit leaves no room for
         # one more; a text of one token has nothing to sum
         asked = [i for i, text in enumerate(texts) if len(text) > 1]
@@ -139,6 +146,11 @@ class SamplingEngine:
             raise ConfigError(
                 f"{config.name}: vLLM samples at {_LEAST_TEMPERATURE} where temperature is "
                 f"{config.temperature:g}; set it to 0, or engine: torch."
+            )
+        if config.temperature > _MOST_TEMPERATURE:
+            raise ConfigError(
+                f"{config.name}: vLLM takes a temperature of {_MOST_TEMPERATURE:g} at most, got "
+                f"{config.temperature:g}; lower it, or set engine: torch."
             )
         _language_model_config(config)
         self._vllm = Vllm(config, dtype, "generate", num_threads, draws=config.temperature > 0)

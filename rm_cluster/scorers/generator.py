@@ -127,9 +127,12 @@ class Generator:
     def _render(self, prompt: Sequence[Message]) -> tuple[str, str]:
         """The rendered prompt, or why there is none."""
         try:
-            return self._template.render_prompt(prompt), ""
+            text = self._template.render_prompt(prompt)
         except Exception as error:  # a template raises what it likes
             return "", f"the chat template refuses the conversation: {error}"[:500]
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            return "", "the prompt is not valid Unicode"
+        return text, ""
 
     def _fit(self, ids: TokenIds) -> EncodedGroup:
         limit, longest = self._pretrained.max_length, self.config.max_new_tokens

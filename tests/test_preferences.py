@@ -254,3 +254,33 @@ def test_no_domain_takes_the_name_of_all_rows(tmp_path: Path) -> None:
     assert isinstance(wrong, RejectedRow)
     assert "its domain is 'overall', which means all rows" in wrong.reason
     assert isinstance(right, dict)
+
+
+def test_orcas_questions_have_system_messages() -> None:
+    record = {"system": "Be brief.", "question": "2+2?", "chosen": "It is 4.", "rejected": "It"}
+    row = parse(record, PLACE)
+    assert row["prompt"] == [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}
+    ]  # fmt: skip
+    assert row["completions"] == ["It is 4.", "It"]
+    # elsewhere it may name what generated
+    row = parse({**record, "prompt": "2+2?"}, PLACE)
+    assert [message["role"] for message in row["prompt"]] == ["user"]
+
+
+def test_flags_of_winners_may_be_booleans_in_text() -> None:
+    flags = {"winner_model_a": "False", "winner_model_b": "True", "winner_tie": "False"}
+    row = parse({"prompt": "q", "response_a": "a", "response_b": "b c", **flags}, PLACE)
+    assert row["pairs"] == [{"chosen": 1, "rejected": 0, "tie": False}]
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"chosen": "the same", "rejected": "the same"}, "chosen and rejected are equal"),
+        ({"prompt": "p", "completions": ["a", "b"], "labels": "[1, 0]"}, "labels must be a list"),
+    ],
+)
+def test_what_says_nothing_is_refused(record: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataFormatError, match=said):
+        parse(record, PLACE)

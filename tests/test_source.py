@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -103,6 +104,48 @@ def test_csv_rows_of_another_width_are_set_aside(tmp_path: Path) -> None:
     found = list(read_records(str(file)))
     assert [isinstance(record, Unreadable) for _, record in found] == [False, True, True, False]
     assert [place.line for place, _ in found] == [2, 3, 4, 5]
+
+
+def test_csv_rows_with_a_stray_quote_are_set_aside_or_end_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    rows = [f"p{i},c{i},r{i}\n" for i in range(9)]
+    rows[4] = 'p4,"c4" she said,r4\n'
+    file.write_text("prompt,chosen,rejected\n" + "".join(rows))
+    read = list(read_rows(BenchmarkConfig.model_validate(str(file))))
+    rejected = [row for row in read if isinstance(row, RejectedRow)]
+    assert (len(read), [row.line for row in rejected]) == (9, [6])
+    rows[4] = 'p4,"c4 she said,r4\n'
+    file.write_text("prompt,chosen,rejected\n" + "".join(rows))
+    with pytest.raises(DataFormatError, match="a quote that opens after line 5 is never closed"):
+        list(read_rows(BenchmarkConfig.model_validate(str(file))))
+
+
+def test_csv_cells_may_hold_what_pandas_writes_of_lists(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    turns = [{"role": "user", "content": 'It\'s "me"'}, {"role": "assistant", "content": "a\n"}]
+    frame = pd.DataFrame([{"messages": turns}])
+    frame.to_csv(file, index=False)
+    (row,) = read_rows(BenchmarkConfig.model_validate(str(file)))
+    assert row["completions"] == ["a\n"]
+    pool = {"prompt": "['", "completions": ["it's", "b"], "labels": [0.5, 1]}
+    pd.DataFrame([pool]).to_csv(file, index=False)
+    (row,) = read_rows(BenchmarkConfig.model_validate(str(file)))
+    assert (row["prompt"][0]["content"], row["completions"]) == ("['", ["it's", "b"])
+    # arrays, as they come out of parquet, are printed without commas
+    frame = pd.DataFrame([{"messages": np.array(turns)}, {"messages": json.dumps(turns)}])
+    frame.to_csv(file, index=False)
+    broken, row = read_rows(BenchmarkConfig.model_validate(str(file)))
+    assert isinstance(broken, RejectedRow)
+    assert "messages as Python prints them" in broken.reason
+    assert row["completions"] == ["a\n"]
+
+
+def test_what_editors_keep_is_no_data_and_endings_may_be_capitals(tmp_path: Path) -> None:
+    hidden = tmp_path / ".ipynb_checkpoints"
+    hidden.mkdir()
+    for file in (tmp_path / "A.JSONL", hidden / "a-checkpoint.jsonl"):
+        file.write_text(json.dumps(RECORDS[0]) + "\n")
+    assert len(list(read_rows(BenchmarkConfig.model_validate(str(tmp_path))))) == 1
 
 
 @pytest.mark.parametrize(

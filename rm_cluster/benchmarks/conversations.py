@@ -39,6 +39,8 @@ def split_texts(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
     """Split whole texts at the end of what they share: turns of a transcript, else characters."""
     if _TURN.match(chosen) and _TURN.match(rejected):
         return _split_transcripts(chosen, rejected)
+    if chosen == rejected:
+        raise DataFormatError("there is no prompt, and chosen and rejected are equal")
     shared = len(os.path.commonprefix([chosen, rejected]))  # noqa: RUF071 - of characters
     if shared and chosen[shared - 1] == " ":
         shared -= 1  # as TRL's extract_prompt: a space belongs to the completion

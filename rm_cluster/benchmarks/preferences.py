@@ -18,7 +18,8 @@ The first shape whose columns are all there decides:
 | `messages` | scored, never compared |
 
 Two responses are `response1` / `response_1` / `response_a` / `conversation_a` and their seconds.
-The prompt may also be called `context`, `conversation` or `instruction`.
+The prompt may also be called `context`, `conversation`, `instruction`, `question` or `query`;
+beside a `question` a text `system` is its system message (Orca's pairs).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.pairwise import OVERALL
 from rm_cluster.types import Message, Pair, Record, Row
 
-_PROMPTS = ("prompt", "context", "conversation", "instruction")
+_PROMPTS = ("prompt", "context", "conversation", "instruction", "question", "query")
 _IDS = ("id", "prompt_id", "uid", "bon_uid", "question_id")
 _DOMAINS = ("domain", "category", "subset")
 _FIRST = ("response1", "response_1", "response_a", "conversation_a")
@@ -163,7 +164,7 @@ def _winner(record: Record) -> int:
         raise DataFormatError(
             "two responses need overall_preference, preference_strength or winner"
         )
-    return (-1, 1, 0)[[float(flag or 0) for flag in flags].index(1)]
+    return (-1, 1, 0)[[number(flag or 0, "winner_*") for flag in flags].index(1)]
 
 
 def _arena_55k(record: Record, first: Any, second: Any) -> tuple[list[Message], list[str]]:
@@ -186,6 +187,8 @@ def _pool(record: Record) -> Comparison:
     completions = texts(record["completions"], "completions")
     labels = _labels(record)
     if labels is None:
+        if record.get("labels") is not None:
+            raise DataFormatError(f"labels must be a list, got {str(record['labels'])[:40]!r}")
         return prompt_of(record), completions, []
     if len(labels) != len(completions):
         raise DataFormatError(f"{len(labels)} labels for {len(completions)} completions")
@@ -201,11 +204,15 @@ def prompt_of(record: Record) -> list[Message]:
     Raises:
         DataFormatError: There is none.
     """
-    prompt = _first(record, _PROMPTS, None)
-    if prompt is None:
+    name = next((name for name in _PROMPTS if record.get(name) not in (None, "")), None)
+    if name is None:
         raise DataFormatError(f"there is no prompt; it may be called {', '.join(_PROMPTS)}")
+    prompt = record[name]
     if isinstance(prompt, str) and "<extra_id_1>" in prompt:
         return helpsteer2_turns(prompt)
+    system = record.get("system")
+    if name == "question" and isinstance(system, str) and system.strip():
+        return [{"role": "system", "content": system}, *messages(prompt, "prompt")]
     return messages(prompt, "prompt")
 
 
@@ -269,8 +276,8 @@ def join_ratings(
     """Join consecutive rated responses to one prompt into one pool; hand on all the rest."""
 
     def rated_prompt(item: tuple[Place, Record | Unreadable]) -> Any:
-        place, record = item
-        return json.dumps(record["prompt"], default=str) if _is_rated(record) else place
+        _, record = item
+        return json.dumps(record["prompt"], default=str) if _is_rated(record) else object()
 
     for _, together in itertools.groupby(records, key=rated_prompt):
         rows = list(together)

@@ -6,6 +6,7 @@ aside and counted; a file that is not what its name says is a `DataFormatError`.
 
 from __future__ import annotations
 
+import ast
 import csv
 import difflib
 import io
@@ -27,6 +28,7 @@ from rm_cluster.types import Record
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 _COMPRESSIONS = (".gz", ".bz2", ".xz")
+_PRINTED = re.compile(r"\[\{'(role|content)': ")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -64,7 +66,12 @@ def find_files(path: str, split: str | None = None) -> list[str]:
             found = [root]
             _format_of(path)
         elif filesystem.isdir(root):
-            found = sorted(file for file in filesystem.find(root) if _has_format(file))
+            found = sorted(
+                file
+                for file in filesystem.find(root)
+                # what editors keep is no data (.ipynb_checkpoints)
+                if _has_format(file) and "/." not in file.removeprefix(root)
+            )
             if not found:
                 raise DataFormatError(
                     f"No data file in {path!r}; wanted {', '.join(FORMATS)}, plain or compressed."
@@ -176,13 +183,22 @@ def _read_csv(stream: IO[bytes], delimiter: str = ",") -> Iterator[tuple[int, Re
         except StopIteration:
             return
         except csv.Error as error:
-            yield reader.line_num, Unreadable(str(error), "")
+            if "unexpected end" in str(error):  # which has taken all that follows with it
+                raise OSError(
+                    f"a quote that opens after line {reader.line_num} is never closed"
+                ) from None
+            # the reader below counts lines of records that fail, too
+            yield reader.reader.line_num, Unreadable(str(error), "")
             continue
         if None in record or None in record.values():
             width = len(reader.fieldnames or ())
             yield reader.line_num, Unreadable(f"not {width} fields wide", str(record))
-        else:
+            continue
+        try:
             cells = {key: _decode_cell(key, cell) for key, cell in record.items() if cell != ""}
+        except ValueError as error:
+            yield reader.line_num, Unreadable(str(error), str(record)[:1000])
+        else:
             yield reader.line_num, cells
 
 
@@ -191,12 +207,20 @@ def _read_tsv(stream: IO[bytes]) -> Iterator[tuple[int, Record | Unreadable]]:
 
 
 def _decode_cell(column: str, cell: str) -> Any:
-    """A CSV cell is text, unless it holds a JSON list of texts, messages or labels."""
-    if cell.startswith(('["', "[{")) or column == "labels":
+    """A CSV cell is text, unless it holds a list of texts, messages or labels, in JSON or Python.
+
+    Raises:
+        ValueError: It holds messages as neither has them, which are no text that anybody means.
+    """
+    if not (cell.startswith(('["', "[{", "['")) or column == "labels"):
+        return cell
+    for read in (json.loads, ast.literal_eval):
         try:
-            return json.loads(cell)
-        except (ValueError, RecursionError):
-            return cell
+            return read(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    if _PRINTED.match(cell):
+        raise ValueError(f"{column} holds messages as Python prints them; write them as JSON")
     return cell
 
 
@@ -221,12 +245,12 @@ def _bare(file: str) -> str:
 
 
 def _has_format(file: str) -> bool:
-    return _bare(file).endswith(FORMATS)
+    return _bare(file).lower().endswith(FORMATS)
 
 
 def _format_of(file: str) -> str:
     for suffix in FORMATS:
-        if _bare(file).endswith(suffix):
+        if _bare(file).lower().endswith(suffix):
             return suffix
     raise DataFormatError(
         f"{file!r} has no known ending; wanted {', '.join(FORMATS)}, plain or compressed "

@@ -95,6 +95,10 @@ class CorrelationResult:
         from rm_cluster.report.correlation import write_report
 
         folder = Folder(dir)
+        for name in _OPTIONAL - self.tables().keys():
+            # an earlier result in this folder may have had one
+            folder.remove(f"{name}.csv")
+            folder.remove(f"{name}.parquet")
         for name, table in self.tables().items():
             folder.write_text(f"{name}.csv", table.to_csv(index=False))
             folder.write_table(f"{name}.parquet", pa.Table.from_pandas(table, preserve_index=False))
@@ -104,6 +108,12 @@ class CorrelationResult:
         write_report(self, folder)
         # last: a folder with a run.json holds a whole result
         folder.write_text("run.json", json.dumps(self.run, indent=2) + "\n")
+
+
+_OPTIONAL = {
+    "base_models", "base_model_correlations", "base_model_gains", "coverage", "selection",
+    "published",
+}  # fmt: skip
 
 
 def correlate_files(config: CorrelateConfig | Mapping[str, Any] | str | Path) -> CorrelationResult:

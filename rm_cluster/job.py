@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from rm_cluster.errors import ConfigError, DataFormatError, RMClusterError
-from rm_cluster.parsing import parse_config
+from rm_cluster.parsing import check_overrides, parse_config
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -35,6 +35,7 @@ def read_command_line(kind: type[ConfigT], default: Callable[[], Mapping[str, An
     overrides = [argument for argument in arguments if argument not in paths]
     if len(paths) > 1:
         raise ConfigError(f"One CONFIG at most, got {', '.join(paths)}; settings are key=value.")
+    check_overrides(kind, overrides)  # the default may take minutes to make
     return parse_config(kind, paths[0] if paths else default(), overrides)
 
 

@@ -40,6 +40,18 @@ def parse_config(
         raise ConfigError(_explain(error, kind)) from None
 
 
+def check_overrides(kind: type[BaseModel], overrides: Iterable[str]) -> None:
+    """Tell what is wrong with `key.sub=value` whatever it is put on top of.
+
+    Raises:
+        ConfigError: It is no such thing, or `kind` has no such key.
+    """
+    for override in overrides:
+        key = next(iter(_override({}, override)))
+        if key not in kind.model_fields:
+            raise ConfigError(f"Unknown key {key!r}.{_did_you_mean(key, sorted(_all_keys(kind)))}")
+
+
 def _read_yaml(path: Path) -> Any:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -58,13 +70,16 @@ def _read_yaml(path: Path) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML in which a key stands once; PyYAML takes the last of several, in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                mark = node.value[i][0].start_mark
-                raise yaml.YAMLError(f"line {mark.line + 1}: {key!r} stands there a second time")
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # as written: what `<<` merges into it later may stand there already
+        node = super().compose_mapping_node(anchor)
+        known = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in known:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: {key.value!r} stands there a second time")
+            known.add((key.tag, str(key.value)))
+        return node
 
 
 def _override(data: Any, text: str) -> Any:
@@ -90,7 +105,14 @@ def _replaced(data: Any, keys: list[str], leaf: Any, key: str) -> Any:
             )
         index = int(head)
         return [*data[:index], _replaced(data[index], rest, leaf, key), *data[index + 1 :]]
-    branch = dict(data) if isinstance(data, Mapping) else {}
+    if data is not None and not isinstance(data, Mapping):
+        at = key.removesuffix("." + ".".join(keys))
+        shown = _shown(data, at.rpartition(".")[2])
+        raise ConfigError(
+            f"Cannot apply {key!r}: {at} is {shown} and has no parts. Write all of it: "
+            f"'{at}={{{head}: ..., ...}}'."
+        )
+    branch = dict(data or {})
     branch[head] = _replaced(branch.get(head), rest, leaf, key)
     return branch
 

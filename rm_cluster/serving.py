@@ -103,12 +103,23 @@ def _device_is_lost() -> bool:
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[None]:
-    """Use the Ray cluster at hand, or start a local one for as long as this lasts."""
+    """Use the Ray cluster at hand, or start a local one for as long as this lasts.
+
+    Raises:
+        ConfigError: RAY_ADDRESS leads to none.
+    """
     _quiet()
     started = not ray.is_initialized()
     if started:
         # a dashboard would cost seconds and a port, and be gone with the run
-        ray.init(configure_logging=False, include_dashboard=False)
+        try:
+            ray.init(configure_logging=False, include_dashboard=False)
+        except ConnectionError as error:
+            where = os.environ.get("RAY_ADDRESS")
+            raise ConfigError(
+                f"Cannot reach the Ray cluster of RAY_ADDRESS={where!r}; start it, or unset the "
+                f"variable for one on this machine: {' '.join(str(error).split())[:160]}"
+            ) from None
     try:
         yield
     finally:

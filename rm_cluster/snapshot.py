@@ -15,7 +15,7 @@ import pyarrow as pa
 from rm_cluster.benchmarks import RejectedRow, read_rows
 from rm_cluster.benchmarks.rows import without_replies
 from rm_cluster.config import BenchmarkConfig
-from rm_cluster.errors import DataFormatError
+from rm_cluster.errors import DataFormatError, ScoringError
 from rm_cluster.store import WINDOW_SCHEMA, Folder, content_hash
 from rm_cluster.types import ROW_SCHEMA, Row
 
@@ -40,9 +40,23 @@ class Snapshot(NamedTuple):
     num_rejected: int
 
     def table(self, columns: Sequence[str] = JUDGED_COLUMNS) -> pa.Table:
-        """The rows without their texts, in the order of the source."""
-        nothing = WINDOW_SCHEMA.empty_table().select(columns)
-        return pa.concat_tables([nothing, *Folder(self.url).read_tables(self.windows, columns)])
+        """The rows without their texts, in the order of the source.
+
+        Raises:
+            ScoringError: They are others than were laid down.
+        """
+        try:
+            read = Folder(self.url).read_tables(self.windows, columns)
+        except FileNotFoundError:
+            read = []
+        found = pa.concat_tables([WINDOW_SCHEMA.empty_table().select(columns), *read])
+        if len(found) != self.num_rows:
+            raise ScoringError(
+                f"{self.benchmark.name}: {self.url} now holds {len(found)} rows and not "
+                f"{self.num_rows}: another run has the same output_dir. What was measured is "
+                "stored; run again when that run is done, or with an output_dir of its own."
+            )
+        return found
 
     def content(self) -> pa.ChunkedArray:
         """By which the store knows the rows."""

@@ -151,6 +151,31 @@ def test_overrides_that_lead_nowhere_do_not_show_what_may_be_a_key(override: str
     assert "sk-secret" not in str(caught.value)
 
 
+def test_a_part_of_what_has_none_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"benchmarks\.0 is 'rewardbench2' and has no parts"):
+        parsed("benchmarks.0.path=/data/rb2", benchmarks=["rewardbench2"])
+
+
+def test_yaml_may_merge_and_says_a_key_once(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    merged = """
+        reward_models:
+          - &m {type: classifier, name: a, model: x, max_length: 9}
+          - &n {<<: *m, name: b, model: y}
+          - {<<: *n, name: c}
+        benchmarks: [rm-bench]
+        output_dir: out
+    """
+    file.write_text(merged)
+    models = parse_config(EvaluateConfig, file).reward_models
+    assert [(m.name, m.model, m.max_length) for m in models] == [  # type: ignore[union-attr]
+        ("a", "x", 9), ("b", "y", 9), ("c", "y", 9)
+    ]  # fmt: skip
+    file.write_text(merged + "\n        limit: 3\n        limit: 4\n")
+    with pytest.raises(ConfigError, match="'limit' stands there a second time"):
+        parse_config(EvaluateConfig, file)
+
+
 @pytest.mark.parametrize("text", ["", "- a", "just text", "a: [", "\t", "a: b: c", "42", "!!x y"])
 def test_files_that_hold_no_config(tmp_path: Path, text: str) -> None:
     file = tmp_path / "c.yaml"

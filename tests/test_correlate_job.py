@@ -61,6 +61,16 @@ def test_the_folder_holds_a_whole_result(tmp_path: Path) -> None:
     assert set(run["versions"]) >= {"python", "numpy", "scipy"}
 
 
+def test_tables_of_an_earlier_result_do_not_stay(tmp_path: Path) -> None:
+    config = write_files(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("published.csv", "selection.parquet"):
+        (out / name).write_text("of another run")
+    correlate_files(config)
+    assert not {"published.csv", "selection.parquet"} & {path.name for path in out.iterdir()}
+
+
 def test_the_written_config_runs_again_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def write_config(folder: Path, seconds: float = 0.0, limit: int | None = None) -
         (["a.yaml", "b.yaml"], "One CONFIG at most"),
         (["pyproject.toml"], "is not YAML"),
         (["{config}", "limit=-1"], "limit is wrong"),
+        (["lmit=5"], "Unknown key 'lmit'. Did you mean 'limit'"),
         (["{config}", "reward_models.0.type=no.such:Scorer"], "Cannot build 'sum'"),
         (["{config}", "benchmarks.0=rm_bench"], "Did you mean 'rm-bench'"),
         (["{config}", "benchmarks.0={broken}"], "none of its 2 rows fits"),

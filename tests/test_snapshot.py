@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rm_cluster.config import BenchmarkConfig
-from rm_cluster.errors import DataFormatError
+from rm_cluster.errors import DataFormatError, ScoringError
 from rm_cluster.snapshot import rejected_rows, rewrite_snapshot, take_snapshot
 
 
@@ -87,3 +87,11 @@ def test_nothing_that_fits_is_an_error_with_the_first_reason(tmp_path: Path) -> 
 def test_an_empty_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match="'mine' has nothing to judge: it is empty"):
         take_snapshot(write(tmp_path / "mine.jsonl", 0), None, str(tmp_path / "out"))
+
+
+def test_rows_that_another_run_laid_down_are_told(tmp_path: Path) -> None:
+    config = write(tmp_path / "mine.jsonl", 20)
+    taken = take_snapshot(config, None, str(tmp_path / "out"))
+    take_snapshot(config, 5, str(tmp_path / "out"))
+    with pytest.raises(ScoringError, match=r"holds 5 rows and not 20: another run"):
+        taken.table()

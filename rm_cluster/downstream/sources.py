@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import re
+import zlib
 from typing import Any
 
 import fsspec
@@ -51,10 +53,14 @@ def read_table(path: str) -> pd.DataFrame:
             return pd.read_parquet(path)
         if ending[1] in ("json", "jsonl"):
             return pd.read_json(path, lines=ending[1] == "jsonl", dtype=False)
-        return pd.read_csv(path, sep="\t" if ending[1] == "tsv" else ",", dtype=_NAMES)
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path!r}: {error.strerror or error}.") from None
-    except ValueError as error:  # so are the errors of pyarrow and of pandas' parsers
+        separator = "\t" if ending[1] == "tsv" else ","
+        # not the first column for names of rows, where every row ends in a separator
+        return pd.read_csv(path, sep=separator, dtype=_NAMES, index_col=False)
+    except (OSError, ImportError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise ConfigError(f"Cannot read {path!r}: {reason}.") from None
+    # so are the errors of pyarrow and of pandas' parsers
+    except (ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
         detail = " ".join(str(error).split())[:300]
         raise DataFormatError(f"{path} is not a {ending[1]} table: {detail}") from None
 

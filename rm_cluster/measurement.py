@@ -49,6 +49,13 @@ from rm_cluster.types import Row
 
 logger = logging.getLogger(__name__)
 
+_ADVICE: dict[type | None, str] = {
+    ImportedConfig: "to admit that raise the fraction.",
+    # whose questions are never cut
+    JudgeConfig: "running again tries the failed ones again. To admit them raise the fraction.",
+}
+"""What may be done where too many prompts failed, but for models that texts can be cut for."""
+
 Rewrite = Callable[[Row], list[Row]]
 Counts = dict[str, int]
 
@@ -178,17 +185,16 @@ def fail_on_too_many_errors(run: EvaluateConfig, scored: pa.Table) -> None:
         ScoringError: More than `scoring.max_failed_fraction` of a reward model's did.
     """
     allowed = run.scoring.max_failed_fraction
-    imported = {model.name for model in run.reward_models if isinstance(model, ImportedConfig)}
+    kinds = {model.name: type(model) for model in run.reward_models}
     for name in scored["reward_model"].unique().to_pylist():
         its = scored.filter(pc.equal(scored["reward_model"], name))
         failed = its.filter(its["error"].is_valid())
         if len(failed) > allowed * len(its):
             first = failed.slice(0, 1).to_pylist()[0]
-            advice = (
-                "to admit that raise the fraction."
-                if name in imported
-                else "running again tries the failed ones again. To admit them raise the fraction; "
-                "to cut long prompts set scoring.truncation=left_prompt."
+            advice = _ADVICE.get(
+                kinds.get(name),
+                "running again tries the failed ones again. To admit them raise the fraction; to "
+                "cut long prompts set scoring.truncation=left_prompt.",
             )
             raise ScoringError(
                 f"{name}: {len(failed)} of {len(its)} prompts failed, more than "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -149,6 +150,36 @@ def test_a_folder_without_metrics_and_an_unknown_url_are_told(tmp_path: Path) ->
         read_metrics(str(tmp_path))
     with pytest.raises(ConfigError, match="nosuch"):
         read_metrics("nosuch://bucket/metrics.csv")
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+    ):  # as a run that goes on has them from an earlier one
+        (tmp_path / name).write_text("")
+    with pytest.raises(ConfigError, match="no finished result: run it again"):
+        read_metrics(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("outcomes.csv.gz", gzip.compress(b"reward_model,outcome,value\na,b,1\n" * 999)[:-20]),
+        ("outcomes.csv.gz", gzip.compress(b"x" * 9999)[:30] + b"x" * 30),
+        ("outcomes.csv.xz", b"not xz"),
+        ("outcomes.parquet", b"not parquet"),
+    ],
+)
+def test_damaged_tables_are_told(tmp_path: Path, name: str, content: bytes) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises((ConfigError, DataFormatError), match=name) as caught:
+        read_outcomes(str(file))
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_rows_that_end_in_a_separator_are_read_by_their_columns(tmp_path: Path) -> None:
+    file = tmp_path / "outcomes.csv"
+    file.write_text("reward_model,outcome,value\nm1,elo,1.5,\nm2,elo,2.5,\n")
+    assert read_outcomes(str(file))["reward_model"].tolist() == ["m1", "m2"]
 
 
 def test_published_tables_are_compared_with_what_was_printed(

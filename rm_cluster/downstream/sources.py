@@ -70,6 +70,9 @@ def _metrics_of(path: str) -> str:
     filesystem, root = _filesystem(path)
     if not filesystem.isdir(root):
         return path
+    if filesystem.exists(f"{root}/config.yaml") and not filesystem.exists(f"{root}/run.json"):
+        # what lies there may be of an earlier run
+        raise ConfigError(f"{path!r} holds no finished result: run it again, or let it end.")
     for name in ("metrics.parquet", "metrics.csv"):
         if filesystem.exists(f"{root}/{name}"):
             return f"{path.rstrip('/')}/{name}"

@@ -228,6 +228,14 @@ def test_helpsteer2_ratings_of_one_prompt_become_one_pool(tmp_path: Path) -> Non
     assert first["pairs"] == ONE_PAIR
     assert second["pairs"] == []
     assert [(one["id"], one["domain"]) for one in (first, second)] == [("of p", "d"), ("of q", "d")]
+    records[1]["helpfulness"] = None
+    records.insert(1, {**records[0], "response": "c", "helpfulness": 2})
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    unrated, first, _ = read_rows(BenchmarkConfig.model_validate(str(file)))
+    assert isinstance(unrated, RejectedRow)
+    assert (unrated.line, unrated.reason) == (3, "its helpfulness is missing")
+    assert isinstance(first, dict)
+    assert first["completions"] == ["a", "c"]
 
 
 def test_hh_transcripts(shared_data: Path) -> None:

@@ -280,17 +280,25 @@ def join_ratings(
         return json.dumps(record["prompt"], default=str) if _is_rated(record) else object()
 
     for _, together in itertools.groupby(records, key=rated_prompt):
-        rows = list(together)
-        place, first = rows[0]
-        if _is_rated(first):
-            rated: list[Any] = [record for _, record in rows]
-            first = {
-                **{key: rated[0][key] for key in rated[0].keys() - _RATED - _TEXT_COLUMNS},
-                "prompt": rated[0]["prompt"],
-                "completions": [record["response"] for record in rated],
-                "labels": [record["helpfulness"] for record in rated],
-            }
-        yield place, first
+        rated: list[tuple[Place, Any]] = []
+        for place, record in together:
+            if not _is_rated(record):
+                yield place, record
+            elif record["helpfulness"] is None:
+                yield place, Unreadable("its helpfulness is missing", str(record)[:1000])
+            else:
+                rated.append((place, record))
+        if rated:
+            place, first = rated[0]
+            yield (
+                place,
+                {
+                    **{key: first[key] for key in first.keys() - _RATED - _TEXT_COLUMNS},
+                    "prompt": first["prompt"],
+                    "completions": [record["response"] for _, record in rated],
+                    "labels": [record["helpfulness"] for _, record in rated],
+                },
+            )
 
 
 def _is_rated(record: Record | Unreadable) -> TypeGuard[Record]:

@@ -195,7 +195,9 @@ def run(python: str, arm: str, folder: Path, dtype: str) -> dict[str, object]:
     )
     if done.returncode:
         raise SystemExit(f"{arm} failed:\n{done.stderr[-3000:]}")
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    # processes that an arm started may say something after it
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    found: dict[str, object] = json.loads(lines[-1])
     return found
 
 

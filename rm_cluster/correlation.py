@@ -74,32 +74,35 @@ class CorrelationResult:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What `save` writes as .csv and .parquet, by file name."""
-        found = {
+        return {name: table for name, table in self._tables().items() if table is not None}
+
+    def _tables(self) -> dict[str, pd.DataFrame | None]:
+        """All that there may be; None where there is not."""
+        base_models = self.base_models
+        return {
             "correlations": self.correlations,
             "quantiles": self.quantiles,
             "metrics": self.metrics,
             "outcomes": self.outcomes,
+            "base_models": base_models and base_models.leaderboard,
+            "base_model_correlations": base_models and base_models.correlations,
+            "base_model_gains": base_models and base_models.gains,
+            "coverage": base_models and base_models.coverage,
+            "selection": base_models and base_models.selection,
+            "published": self.published,
         }
-        if self.base_models is not None:
-            found |= {
-                "base_models": self.base_models.leaderboard,
-                "base_model_correlations": self.base_models.correlations,
-                "base_model_gains": self.base_models.gains,
-                "coverage": self.base_models.coverage,
-                "selection": self.base_models.selection,
-            }
-        return found if self.published is None else found | {"published": self.published}
 
     def save(self, dir: str) -> None:
         """Write the tables, the predictions, the resolved config, the report, the run's record."""
         from rm_cluster.report.correlation import write_report
 
         folder = Folder(dir)
-        for name in _OPTIONAL - self.tables().keys():
-            # an earlier result in this folder may have had one
-            folder.remove(f"{name}.csv")
-            folder.remove(f"{name}.parquet")
-        for name, table in self.tables().items():
+        for name, table in self._tables().items():
+            if table is None:
+                # an earlier result in this folder may have had one
+                folder.remove(f"{name}.csv")
+                folder.remove(f"{name}.parquet")
+                continue
             folder.write_text(f"{name}.csv", table.to_csv(index=False))
             folder.write_table(f"{name}.parquet", pa.Table.from_pandas(table, preserve_index=False))
         prediction = json.dumps(self.prediction, indent=2, allow_nan=False)
@@ -108,12 +111,6 @@ class CorrelationResult:
         write_report(self, folder)
         # last: a folder with a run.json holds a whole result
         folder.write_text("run.json", json.dumps(self.run, indent=2) + "\n")
-
-
-_OPTIONAL = {
-    "base_models", "base_model_correlations", "base_model_gains", "coverage", "selection",
-    "published",
-}  # fmt: skip
 
 
 def correlate_files(config: CorrelateConfig | Mapping[str, Any] | str | Path) -> CorrelationResult:

@@ -49,13 +49,6 @@ from rm_cluster.types import Row
 
 logger = logging.getLogger(__name__)
 
-_ADVICE: dict[type | None, str] = {
-    ImportedConfig: "to admit that raise the fraction.",
-    # whose questions are never cut
-    JudgeConfig: "running again tries the failed ones again. To admit them raise the fraction.",
-}
-"""What may be done where too many prompts failed, but for models that texts can be cut for."""
-
 Rewrite = Callable[[Row], list[Row]]
 Counts = dict[str, int]
 
@@ -191,11 +184,11 @@ def fail_on_too_many_errors(run: EvaluateConfig, scored: pa.Table) -> None:
         failed = its.filter(its["error"].is_valid())
         if len(failed) > allowed * len(its):
             first = failed.slice(0, 1).to_pylist()[0]
-            advice = _ADVICE.get(
-                kinds.get(name),
-                "running again tries the failed ones again. To admit them raise the fraction; to "
-                "cut long prompts set scoring.truncation=left_prompt.",
-            )
+            advice = "to admit them raise the fraction."
+            if kinds.get(name) is not ImportedConfig:
+                advice = f"running again tries the failed ones again; {advice}"
+                if kinds.get(name) is not JudgeConfig:  # whose questions are never cut
+                    advice += " To cut long prompts set scoring.truncation=left_prompt."
             raise ScoringError(
                 f"{name}: {len(failed)} of {len(its)} prompts failed, more than "
                 f"scoring.max_failed_fraction={allowed:g}; the first is {first['benchmark']} "

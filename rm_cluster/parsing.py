@@ -49,7 +49,7 @@ def check_overrides(kind: type[BaseModel], overrides: Iterable[str]) -> None:
     for override in overrides:
         key = next(iter(_override({}, override)))
         if key not in kind.model_fields:
-            raise ConfigError(f"Unknown key {key!r}.{_did_you_mean(key, sorted(_all_keys(kind)))}")
+            raise ConfigError(_unknown(key, kind))
 
 
 def _read_yaml(path: Path) -> Any:
@@ -127,7 +127,7 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     where = ".".join(map(str, path)) or "the configuration"
     shown = _shown(first["input"], str(path[-1]) if path else "")
     if first["type"] == "extra_forbidden":
-        message = f"Unknown key {where!r}.{_did_you_mean(str(path[-1]), sorted(_all_keys(kind)))}"
+        message = _unknown(where, kind)
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         message = (
             f"{where} must have a type: classifier, logprob, log_ratio, ensemble, pair_sweep, "
@@ -168,6 +168,12 @@ def _all_keys(kind: Any) -> set[str]:
         inner = (field.annotation for field in kind.model_fields.values())
         return set(kind.model_fields).union(*map(_all_keys, inner))
     return set().union(*map(_all_keys, get_args(kind)))
+
+
+def _unknown(where: str, kind: type[BaseModel]) -> str:
+    """That there is no such key, and which may be meant."""
+    last = where.rpartition(".")[2]
+    return f"Unknown key {where!r}.{_did_you_mean(last, sorted(_all_keys(kind)))}"
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:

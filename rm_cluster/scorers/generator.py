@@ -130,7 +130,9 @@ class Generator:
             text = self._template.render_prompt(prompt)
         except Exception as error:  # a template raises what it likes
             return "", f"the chat template refuses the conversation: {error}"[:500]
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
             return "", "the prompt is not valid Unicode"
         return text, ""
 

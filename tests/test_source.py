@@ -127,10 +127,10 @@ def test_csv_cells_may_hold_what_pandas_writes_of_lists(tmp_path: Path) -> None:
     frame.to_csv(file, index=False)
     (row,) = read_rows(BenchmarkConfig.model_validate(str(file)))
     assert row["completions"] == ["a\n"]
-    pool = {"prompt": "['", "completions": ["it's", "b"], "labels": [0.5, 1]}
+    pool = {"prompt": "['a'], ['b']", "completions": ["it's", "b"], "labels": [0.5, 1]}
     pd.DataFrame([pool]).to_csv(file, index=False)
     (row,) = read_rows(BenchmarkConfig.model_validate(str(file)))
-    assert (row["prompt"][0]["content"], row["completions"]) == ("['", ["it's", "b"])
+    assert (row["prompt"][0]["content"], row["completions"]) == ("['a'], ['b']", ["it's", "b"])
     # arrays, as they come out of parquet, are printed without commas
     frame = pd.DataFrame([{"messages": np.array(turns)}, {"messages": json.dumps(turns)}])
     frame.to_csv(file, index=False)

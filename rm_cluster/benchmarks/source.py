@@ -216,9 +216,11 @@ def _decode_cell(column: str, cell: str) -> Any:
         return cell
     for read in (json.loads, ast.literal_eval):
         try:
-            return read(cell)
+            found = read(cell)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
+        # what two lists with a comma between them are to Python is text to all others
+        return found if read is json.loads or isinstance(found, list) else cell
     if _PRINTED.match(cell):
         raise ValueError(f"{column} holds messages as Python prints them; write them as JSON")
     return cell

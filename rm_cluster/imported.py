@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from rm_cluster.benchmarks import BENCHMARKS, unique_id
 from rm_cluster.benchmarks.benchmark import Benchmark
-from rm_cluster.benchmarks.rows import number
+from rm_cluster.benchmarks.rows import number, text
 from rm_cluster.benchmarks.source import Place, Unreadable, find_files, read_records
 from rm_cluster.config import BenchmarkConfig, ImportedConfig
 from rm_cluster.errors import DataFormatError
@@ -67,7 +67,7 @@ def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.T
     """Join a reward model's files to a benchmark's rows, by id.
 
     Ids that repeat are matched in their order, as the rows' own were made unique, where a record is
-    a prompt. A row for which nothing is found has failed, and says so.
+    a prompt and there are as many of both. A row for which nothing is found has failed and says so.
 
     Args:
         config: Where the files are.
@@ -97,12 +97,15 @@ def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.T
             f"{config.path} holds no scores of {config.name!r}, but of {', '.join(sorted(named))}; "
             "set `name` to one of them."
         )
+    ids = set(rows["id"].to_pylist())
+    for id, reason in _undecided(seen, ids).items():
+        found[id] = _Found({}, {}, {}, [reason], {}, {})
     lines = [
         _line(found.get(row["id"]), row, rules.partial_rows, config.path)
         for row in rows.select(["id", "num_completions", "pairs", "metadata"]).to_pylist()
     ]
     table = pa.Table.from_pylist(lines, schema=SCORES_SCHEMA)
-    num_unmatched = len(found.keys() - set(rows["id"].to_pylist()))
+    num_unmatched = len(found.keys() - ids)
     return Scores(table, num_records, len(found) - num_unmatched, num_unmatched)
 
 
@@ -151,23 +154,48 @@ def _take(
     key = id if one_of_many else unique_id(id, seen)
     into = found.setdefault(key, _Found({}, {}, {}, [], {}, {}))
     if record.get("error"):
-        into.errors.append(str(record["error"]))
+        into.errors.append(text(str(record["error"]), "error"))
         if not record.get("values") and not record.get("margins"):
             return
     if pair is not None:
         sides = (_score(record.get("score_1")), _score(record.get("score_2")))
         _once(into.sides, pair, sides, f"pair {pair} of {id!r}")
     elif "completion" in record:
-        number_of = _whole(record["completion"])
+        number_of = _whole(record["completion"], "completion")
         reward = _score(record.get("reward"))
         _once(into.scores, number_of, reward, f"completion {number_of} of {id!r}")
     else:
         into.scores.update(_scores(record))
         margins = _list(record.get("margins"), "margins") or []
         into.margins.update({i: _score(margin) for i, margin in enumerate(margins)})
-        for counts, name in ((into.truncated, "truncated"), (into.num_tokens, "num_tokens")):
-            if isinstance(record.get(name), list):  # of our own files, and so never text
-                counts.update(enumerate(record[name]))
+        # lists are ours; elsewhere these may name anything
+        truncated, num_tokens = (record.get(name) for name in ("truncated", "num_tokens"))
+        if isinstance(truncated, list):
+            into.truncated.update(enumerate(truncated))
+        if isinstance(num_tokens, list):
+            counts = [None if n is None else _whole(n, "num_tokens") for n in num_tokens]
+            into.num_tokens.update(enumerate(counts))
+
+
+def _undecided(seen: dict[str, int], ids: set[str]) -> dict[str, str]:
+    """Rows whose score cannot be told, because not as many records have their id as rows have.
+
+    One that was set aside among the rows, or left out among the scores, would hand each that
+    follows the score of another.
+    """
+    errors: dict[str, str] = {}
+    for id, count in seen.items():
+        if count > 1:
+            own = [id, *(f"{id}#{k}" for k in range(2, count + 1))]
+            more = itertools.takewhile(ids.__contains__, (f"{id}#{k}" for k in itertools.count(2)))
+            rows = [name for name in dict.fromkeys([*own, *more]) if name in ids]
+            if len(rows) != count:
+                error = (
+                    f"{count} scores for the id {id!r}, which {len(rows)} rows have: which is "
+                    "whose cannot be told; give each prompt an id of its own"
+                )
+                errors |= dict.fromkeys(rows, error)
+    return errors
 
 
 def _once(known: dict[int, Any], position: int, value: Any, what: str) -> None:
@@ -177,10 +205,10 @@ def _once(known: dict[int, Any], position: int, value: Any, what: str) -> None:
     known[position] = value
 
 
-def _whole(value: Any) -> int:
-    found = number(value, "completion")
-    if found != int(found):
-        raise DataFormatError(f"completion must be a whole number from 0, got {value!r}")
+def _whole(value: Any, what: str) -> int:
+    found = number(value, what)
+    if found != int(found) or not 0 <= found < 2**31:
+        raise DataFormatError(f"{what} must be a whole number from 0, got {value!r}")
     return int(found)
 
 

@@ -281,3 +281,58 @@ def test_ones_own_preferences_are_found_by_any_id(tmp_path: Path, name: str) -> 
     (tmp_path / "s.jsonl").write_text(json.dumps(judged))
     found = imported(tmp_path / "s.jsonl", its, benchmark=mine)
     assert found.table["margins"].to_pylist() == [None, [2.0]]
+
+
+@pytest.mark.parametrize(
+    ("kept", "records", "wanted"),
+    [
+        ("abc", "abc", [[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]),
+        ("ac", "abc", [None, None]),  # the second was set aside among the rows
+        ("abc", "ac", [None, None, None]),  # and here among the scores
+    ],
+)
+def test_ids_that_repeat_are_matched_where_there_are_as_many_rows_as_scores(
+    tmp_path: Path, kept: str, records: str, wanted: list[list[float] | None]
+) -> None:
+    lines = [
+        {"id": "x", "prompt": "p", "chosen": text if text in kept else 1, "rejected": "r"}
+        for text in "abc"
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    mine = BenchmarkConfig(name="mine", type="preferences", path=str(file))
+    its = [row for row in read_rows(mine) if isinstance(row, dict)]
+    scores = [{"id": "x", "values": ["abc".index(text) + 1.0, 0.0]} for text in records]
+    (tmp_path / "s.json").write_text(json.dumps(scores))
+    found = imported(tmp_path / "s.json", its, benchmark=mine)
+    assert found.table["values"].to_pylist() == wanted
+    if len(kept) != len(records):
+        (error,) = set(found.table["error"].to_pylist())
+        assert error.startswith(f"{len(records)} scores for the id 'x', which {len(kept)} rows")
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ({"num_tokens": [3, 0.5]}, "num_tokens must be a whole number"),
+        ({"num_tokens": [3, -1]}, "num_tokens must be a whole number"),
+        ({"num_tokens": [3, {}]}, "num_tokens must be a finite number, got dict"),
+        ({"error": "\ud800"}, "error is not valid Unicode"),
+    ],
+)
+def test_what_stands_beside_scores_is_told_where_it_cannot_be_kept(
+    tmp_path: Path, rows: list[Row], beside: dict[str, Any], message: str
+) -> None:
+    record = {"id": rows[0]["id"], "values": [1.0, 2.0], **beside}
+    (tmp_path / "s.jsonl").write_text(json.dumps(record))
+    with pytest.raises(DataFormatError, match=message):
+        imported(tmp_path / "s.jsonl", rows)
+
+
+def test_a_count_of_tokens_that_is_no_list_is_of_no_concern(
+    tmp_path: Path, rows: list[Row]
+) -> None:
+    (row,) = [row for row in rows if row["domain"] == "human_preference"][:1]
+    record = {"id": row["id"], "score_1": 1.0, "score_2": 2.0, "num_tokens": 7, "truncated": False}
+    (tmp_path / "s.jsonl").write_text(json.dumps(record))
+    assert imported(tmp_path / "s.jsonl", [row]).table["values"].to_pylist() == [[1.0, 2.0]]

@@ -38,7 +38,9 @@ def rows(num: int, seed: int, sizes: tuple[int, ...] = (2, 3, 5)) -> pa.Table:
     )  # fmt: skip
 
 
-def sums(table: pa.Table, seed: int, lost: float = 0.0, digits: int = 1) -> pa.Table:
+def sums(
+    table: pa.Table, seed: int, lost: float = 0.0, digits: int = 1, fewest: int = 1
+) -> pa.Table:
     """Sums of log-probs, so rounded that there are ties, and some prompts lost."""
     rng = np.random.default_rng(seed)
     failed = rng.random(len(table)) < lost
@@ -47,7 +49,7 @@ def sums(table: pa.Table, seed: int, lost: float = 0.0, digits: int = 1) -> pa.T
         None if f else rng.normal(-9, 1, k).round(digits).tolist()
         for k, f in zip(sizes, failed, strict=True)
     ]
-    tokens = [v and rng.integers(1, 9, len(v)).tolist() for v in values]
+    tokens = [v and rng.integers(fewest, 9, len(v)).tolist() for v in values]
     return pa.table(
         {
             "values": pa.array(values, pa.list_(pa.float64())),
@@ -58,9 +60,12 @@ def sums(table: pa.Table, seed: int, lost: float = 0.0, digits: int = 1) -> pa.T
     )
 
 
-def benchmark(num: int = 60, models: int = 3, lost: float = 0.0) -> BenchmarkRewards:
+def benchmark(
+    num: int = 60, models: int = 3, lost: float = 0.0, fewest: int = 1
+) -> BenchmarkRewards:
     table = rows(num, 0)
-    return BenchmarkRewards("b", table, {f"m{i}": sums(table, i, lost) for i in range(models)})
+    scores = {f"m{i}": sums(table, i, lost, fewest=fewest) for i in range(models)}
+    return BenchmarkRewards("b", table, scores)
 
 
 def one_by_one(found: BenchmarkRewards, normalize: Any) -> pd.DataFrame:
@@ -73,9 +78,11 @@ def one_by_one(found: BenchmarkRewards, normalize: Any) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("normalize", ["sum", "mean"])
-@pytest.mark.parametrize("lost", [0.0, 0.2])
-def test_equal_to_density_ratios_evaluated_one_by_one(normalize: Any, lost: float) -> None:
-    found = benchmark(lost=lost)
+@pytest.mark.parametrize(("lost", "fewest"), [(0.0, 1), (0.2, 1), (0.1, 0)])
+def test_equal_to_density_ratios_evaluated_one_by_one(
+    normalize: Any, lost: float, fewest: int
+) -> None:
+    found = benchmark(lost=lost, fewest=fewest)
     swept = sweep_pairs(found, normalize, seed=3).pairs
     expected = one_by_one(found, normalize)
     expected = expected[expected["domain"] != "long"]

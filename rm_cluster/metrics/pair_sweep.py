@@ -118,7 +118,7 @@ def sweep_pairs(benchmark: BenchmarkRewards, normalize: Normalize, seed: int) ->
         seed: Of the draws.
     """
     names, rows = list(benchmark.scores), benchmark.rows
-    measured = _Measured.of(rows, benchmark.scores)
+    measured = _Measured.of(rows, benchmark.scores, normalize)
     judged = Judged.of(rows, _zeros(rows))
     compared = _Comparisons.of(judged, benchmark.resampling.cluster)
     members = benchmark.groups(rows)
@@ -150,19 +150,22 @@ class _Measured(NamedTuple):
         sums: [n, T] sums of log-probs.
         num_tokens: [n, T]
         failed: [n, P]
+        failed_as_strong: [n, P] those and, under `mean`, prompts with a completion without tokens.
         truncated: [n, P]
     """
 
     sums: Floats
     num_tokens: Floats
     failed: Bools
+    failed_as_strong: Bools
     truncated: Bools
 
     @classmethod
-    def of(cls, rows: pa.Table, scores: Mapping[str, pa.Table]) -> _Measured:
+    def of(cls, rows: pa.Table, scores: Mapping[str, pa.Table], normalize: Normalize) -> _Measured:
         lengths = rows["num_completions"].to_numpy().astype(np.int64)
         sums = np.full((len(scores), int(lengths.sum())), np.nan)
         num_tokens = np.zeros_like(sums)
+        prompt = np.repeat(np.arange(len(rows)), lengths)
         failed, truncated = np.zeros((2, len(scores), len(rows)), dtype=bool)
         for model, table in enumerate(scores.values()):
             scored = table["values"].is_valid().to_numpy()
@@ -171,13 +174,20 @@ class _Measured(NamedTuple):
             num_tokens[model, where] = taken["num_tokens"].combine_chunks().flatten()
             failed[model] = ~scored
             truncated[model] = any_of(table["truncated"])
-        return cls(sums, num_tokens, failed, truncated)
+        failed_as_strong = failed.copy()
+        if normalize == "mean":
+            for model, counts in enumerate(num_tokens):
+                failed_as_strong[model, prompt[counts == 0]] = True
+            num_tokens[failed_as_strong[:, prompt]] = 0  # as a prompt fails as a whole
+        return cls(sums, num_tokens, failed, failed_as_strong, truncated)
 
     def num_lost(self, inside: Bools) -> dict[str, Ints]:
         """By ordered pair, prompts (of those in [P] `inside`) that either model failed or cut."""
+        failed = self.failed_as_strong[:, None] | self.failed[None]
+        truncated = self.truncated[:, None] | self.truncated[None]
         return {
-            name: (lost[:, None] | lost[None])[..., inside].sum(axis=-1).ravel()
-            for name, lost in (("n_failed", self.failed), ("n_truncated", self.truncated))
+            name: lost[..., inside].sum(axis=-1).ravel()
+            for name, lost in (("n_failed", failed), ("n_truncated", truncated))
         }
 
 

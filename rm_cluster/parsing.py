@@ -128,11 +128,12 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
     shown = _shown(first["input"], str(path[-1]) if path else "")
     if first["type"] == "extra_forbidden":
         message = _unknown(where, kind)
-    elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        message = (
-            f"{where} must have a type: classifier, logprob, log_ratio, ensemble, pair_sweep, "
-            f"judge, length, imported or package.module:Class, got {shown}."
+    elif first["type"] == "union_tag_invalid":
+        tags = (
+            first["ctx"]["expected_tags"].replace("'", "").replace("custom", "package.module:Class")
         )
+        *others, last = tags.split(", ")
+        message = f"{where} must have a type: {', '.join(others)} or {last}, got {shown}."
     elif first["type"] == "missing":
         message = f"{where} is missing."
     else:

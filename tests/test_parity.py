@@ -163,8 +163,9 @@ def test_whatever_vllm_raises_is_a_note(
 
 
 def test_mistakes(tmp_path: Path, pairs: Path) -> None:
-    with pytest.raises(ConfigError, match=r"reward_models\.0"):
-        rmc.doctor(config(tmp_path, pairs, {"type": "length"}))
+    for model in ({"type": "length"}, {"model": "x"}):
+        with pytest.raises(ConfigError, match=r"models\.0 must have a type: classifier or logprob"):
+            rmc.doctor(config(tmp_path, pairs, model))
     with pytest.raises(ConfigError, match="num_rows"):
         rmc.doctor(config(tmp_path, pairs, {"type": "classifier", "model": "x"}, num_rows=0))
     model = {"type": "classifier", "model": save(tmp_path / "rm"), "max_length": 1}

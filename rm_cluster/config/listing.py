@@ -28,7 +28,8 @@ from rm_cluster.config.reward_models import (
 )
 
 
-def _scorer_type(value: Any) -> str:
+def scorer_type(value: Any) -> str:
+    """Of what stands in a list of reward models, before or after it was read."""
     kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
     return "custom" if isinstance(kind, str) and ":" in kind else str(kind)
 
@@ -43,7 +44,7 @@ RewardModelConfig = Annotated[
     | Annotated[LengthConfig, Tag("length")]
     | Annotated[ImportedConfig, Tag("imported")]
     | Annotated[CustomScorerConfig, Tag("custom")],
-    Discriminator(_scorer_type),
+    Discriminator(scorer_type),
 ]
 
 

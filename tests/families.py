@@ -31,6 +31,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 4096},
     "OPT": {**SMALL, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 4096},
     "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "Falcon": {**SMALL, "alibi": True, "parallel_attn": False, "multi_query": False},
     "Bert": DECODER,
     "Roberta": DECODER,
     "DebertaV2": DECODER,

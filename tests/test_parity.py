@@ -13,6 +13,8 @@ import pytest
 import rm_cluster as rmc
 from rm_cluster.engines import vllm_arguments
 from rm_cluster.errors import ConfigError, DataFormatError
+from rm_cluster.parity import examination
+from rm_cluster.report.parity import summary
 from tests.families import CAUSAL, FOR_VLLM, save_family
 from tests.models import tokenizer
 from tests.rows import random_rows
@@ -114,6 +116,13 @@ def test_an_encoder_pools_itself_and_needs_its_pad_token(tmp_path: Path, pairs: 
 
 
 @WITHOUT_VLLM
+def test_the_reference_adds_the_biases_of_alibi_once(tmp_path: Path, pairs: Path) -> None:
+    # transformers' eager attention of Falcon adds them twice
+    model = {"type": "classifier", "model": save(tmp_path / "rm", "Falcon")}
+    assert rmc.doctor(config(tmp_path / "out", pairs, model, num_rows=6)).healthy
+
+
+@WITHOUT_VLLM
 def test_an_engine_that_is_wrong_is_found(
     tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +154,7 @@ def test_the_attention_that_the_user_chose_is_examined(tmp_path: Path, pairs: Pa
 def test_whatever_vllm_raises_is_a_note(
     tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rm_cluster.parity import examination
+    """Told once below the table."""
 
     def compute(config: Any, condition: Any, *others: Any) -> Any:
         if condition.engine == "vllm":
@@ -158,19 +167,21 @@ def test_whatever_vllm_raises_is_a_note(
     model = {"type": "classifier", "model": save(tmp_path / "rm")}
     result = rmc.doctor(config(tmp_path / "out", pairs, model, num_rows=4))
     assert set(conditions(result.table, "vllm")["note"]) == {"extrapolate goes with torch"}
+    assert summary(result).count("vllm, one at a time, many: extrapolate goes with torch\n") == 1
     assert result.healthy
     assert (tmp_path / "out" / "run.json").exists()
 
 
-def test_mistakes(tmp_path: Path, pairs: Path) -> None:
+def test_mistakes(tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for model in ({"type": "length"}, {"model": "x"}):
         with pytest.raises(ConfigError, match=r"models\.0 must have a type: classifier or logprob"):
             rmc.doctor(config(tmp_path, pairs, model))
     with pytest.raises(ConfigError, match="num_rows"):
         rmc.doctor(config(tmp_path, pairs, {"type": "classifier", "model": "x"}, num_rows=0))
-    model = {"type": "classifier", "model": save(tmp_path / "rm"), "max_length": 1}
+    models = [{"type": "classifier", "model": save(tmp_path / "rm"), "name": n} for n in "ab"]
+    monkeypatch.setattr(examination, "_examine", None)  # nothing is computed before that is told
     with pytest.raises(DataFormatError, match="none of the rows"):
-        rmc.doctor(config(tmp_path / "out", pairs, model))
+        rmc.doctor(config(tmp_path / "out", pairs, models[0], {**models[1], "max_length": 1}))
 
 
 @WITHOUT_VLLM

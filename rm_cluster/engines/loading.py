@@ -70,6 +70,11 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
         )
     except Exception as error:  # safetensors, transformers and the hub each raise their own
         reason = " ".join(str(error).split())[:300]
+        if "get_current_vllm_config" in reason:
+            reason = (
+                "vLLM, which ran it in this process, has taken over its classes. Take a process of "
+                "its own for engine: torch"
+            )
         raise ConfigError(f"Cannot load {config.name!r} as {what}: {reason}") from None
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if hasattr(model, NATIVE) and f"{NATIVE}.bias" in info["unexpected_keys"]:

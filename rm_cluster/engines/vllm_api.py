@@ -9,6 +9,7 @@ in the same process.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
 from collections.abc import Sequence
@@ -93,7 +94,9 @@ class Vllm:
             self._try()
         except Exception as error:  # whatever vLLM and the model's code may raise
             self.close()
-            reason = " ".join(str(error).split())[:400] or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
+            # what follows are hundreds of names
+            reason = re.split(" The available parameters| Supported architectures", reason)[0][:400]
             raise ConfigError(
                 f"vLLM {version()} cannot run {config.name!r}: {reason}\nIts max_model_len is "
                 "max_length here, its max_num_batched_tokens is tokens_per_batch; other arguments "
@@ -205,6 +208,9 @@ def _start(arguments: dict[str, Any], draws: bool) -> Any:
         if draws:
             # of a prompt in parts it would wind generators back, which those of CPUs do not know
             ours["enable_chunked_prefill"] = False
+            if "max_num_batched_tokens" in arguments and arguments["max_model_len"] is not None:
+                fewest = max(arguments["max_num_batched_tokens"], arguments["max_model_len"])
+                arguments = {**arguments, "max_num_batched_tokens": fewest}
         arguments = ours | arguments
     set_num_threads = torch.set_num_threads
     try:

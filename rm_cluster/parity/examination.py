@@ -30,6 +30,7 @@ from rm_cluster.parity.conditions import (
 from rm_cluster.parity.result import DoctorResult
 from rm_cluster.parsing import parse_config
 from rm_cluster.scorers import Classifier, Logprob
+from rm_cluster.scorers.pretrained import Pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds
 from rm_cluster.store import Folder
 from rm_cluster.types import Row
@@ -88,7 +89,13 @@ def doctor(config: DoctorConfig | Mapping[str, Any] | str | Path) -> DoctorResul
     scorers: dict[str, Classifier | Logprob] = {
         model.name: _scorer(model) for model in run.reward_models
     }
-    cases = [_examine(model, scorers[model.name], rows) for model in run.reward_models]
+    encoded = [
+        _encode(model, scorers[model.name].encode(rows), rows) for model in run.reward_models
+    ]
+    cases = [
+        _examine(model, scorers[model.name].pretrained, its)
+        for model, its in zip(run.reward_models, encoded, strict=True)
+    ]
     lines = [line for case in cases for line in _finish(case)]
     result = DoctorResult(
         pd.DataFrame(lines),
@@ -120,13 +127,12 @@ def _scorer(model: AnyModel) -> Classifier | Logprob:
     return Classifier(truncation=truncation, **model.model_dump())
 
 
-def _examine(model: AnyModel, scorer: Classifier | Logprob, rows: Sequence[Row]) -> Case:
+def _examine(model: AnyModel, pretrained: Pretrained, encoded: Encoded) -> Case:
     """The reference of one model, and every condition but vLLM's."""
     from rm_cluster.parity.reference import Reference
 
-    encoded = _encode(model, scorer.encode(rows), rows)
     texts = [text for group in encoded.groups for text in group]
-    hf, tokenizer = scorer.pretrained.hf, scorer.pretrained.tokenizer
+    hf, tokenizer = pretrained.hf, pretrained.tokenizer
     eos, own = tokenizer.eos_token_id, hf.get_text_config().pad_token_id
     own = tokenizer.pad_token_id or 0 if own is None else own
     reference = Reference(model, "float32")
@@ -137,7 +143,7 @@ def _examine(model: AnyModel, scorer: Classifier | Logprob, rows: Sequence[Row])
     packed = is_packed(model.model_copy(update={"attn_implementation": None}), hf)
     found: dict[Condition, tuple[Values | str, float] | None] = dict.fromkeys(
         conditions(
-            dtype=scorer.pretrained.dtype,
+            dtype=pretrained.dtype,
             packed=packed,
             pads=pads,
             attention=model.attn_implementation,

@@ -39,8 +39,9 @@ class Reference:
         loader = (
             AutoModelForCausalLM if self._is_language_model else AutoModelForSequenceClassification
         )
-        # attention as it is written down: others leave out soft caps
-        plain = config.model_copy(update={"attn_implementation": "eager"})
+        # the attention that transformers takes by itself, or one that keeps soft caps (its eager
+        # one, right for most, adds the biases of Falcon's ALiBi twice)
+        plain = config.model_copy(update={"attn_implementation": None})
         self._model = load_pretrained(loader, plain, dtype, "a model of its type", _attach_head)
         self._given = None if isinstance(config, LogprobConfig) else config.head_weights
         self._name = config.name

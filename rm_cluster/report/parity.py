@@ -42,8 +42,8 @@ def summary(result: DoctorResult) -> str:
     blocks = []
     for name, table in result.table.groupby("reward_model", sort=False):
         tolerance = table["tolerance"].iloc[0]
-        lines = _readable(table).to_string(index=False)
-        blocks.append(f"{name} (tolerance {tolerance:g})\n{lines}")
+        lines = _readable(table).drop(columns="note").to_string(index=False)
+        blocks.append("\n".join([f"{name} (tolerance {tolerance:g})", lines, *_notes(table)]))
     return "\n\n".join([_SHORT, *blocks, verdict(result), f"Saved in {result.config.output_dir}"])
 
 
@@ -61,6 +61,14 @@ def verdict(result: DoctorResult) -> str:
             f"{flipped} of {int(exact['n_pairs'].sum())} pairs flipped."
         )
     return f"Our engine in float32 {ours} with one text at a time. {other}"
+
+
+def _notes(table: pd.DataFrame) -> list[str]:
+    """Each note once, as those of vLLM's conditions are mostly one and long."""
+    noted = table[table["note"] != ""].groupby(["engine", "note"], sort=False)
+    return [
+        f"{engine}, {', '.join(its['condition'].unique())}: {note}" for (engine, note), its in noted
+    ]
 
 
 def _readable(table: pd.DataFrame) -> pd.DataFrame:

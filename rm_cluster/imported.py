@@ -12,22 +12,18 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from rm_cluster.benchmarks import BENCHMARKS, unique_id
-from rm_cluster.benchmarks.benchmark import Benchmark
-from rm_cluster.benchmarks.rows import number, text
+from rm_cluster.benchmarks import BENCHMARKS
 from rm_cluster.benchmarks.source import Place, Unreadable, find_files, read_records
 from rm_cluster.config import BenchmarkConfig, ImportedConfig
 from rm_cluster.errors import DataFormatError
+from rm_cluster.score_records import Found, take
 from rm_cluster.types import Record
 
-FAILED = "$ERROR$"
-"""What PPE writes in the place of a score that could not be had."""
 SCORES_SCHEMA = pa.schema(
     [
         ("values", pa.list_(pa.float64())),
@@ -39,9 +35,6 @@ SCORES_SCHEMA = pa.schema(
 )
 
 
-_NUMBERED = re.compile(r"(?:score|reward)_(\d+)")
-
-
 class Scores(NamedTuple):
     """What one reward model's files say of one benchmark."""
 
@@ -50,17 +43,6 @@ class Scores(NamedTuple):
     num_matched: int
     num_unmatched: int
     """Prompts that there is something of, in the benchmark and not in it."""
-
-
-class _Found(NamedTuple):
-    """What was found for one prompt: scores by completion, margins or pairs of scores by pair."""
-
-    scores: dict[int, float]
-    margins: dict[int, float]
-    sides: dict[int, tuple[float, float]]
-    errors: list[str]
-    truncated: dict[int, Any]
-    num_tokens: dict[int, Any]
 
 
 def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.Table) -> Scores:
@@ -78,7 +60,7 @@ def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.T
         DataFormatError: A file or a record cannot be understood, or all are of other models.
     """
     rules = BENCHMARKS[benchmark.type]
-    found: dict[str, _Found] = {}
+    found: dict[str, Found] = {}
     seen: dict[str, int] = {}
     named: set[str] = set()
     num_records = 0
@@ -86,10 +68,10 @@ def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.T
         try:
             if isinstance(record, Unreadable):
                 raise DataFormatError(record.reason)
-            named.add(str(record.get("reward_model") or config.name))
+            named.add(_reward_model(record) or config.name)
             if _concerns(record, config.name, benchmark.name):
                 num_records += 1
-                _take(record, place, rules, found, seen)
+                take(record, place, rules, found, seen)
         except DataFormatError as error:
             raise DataFormatError(f"{place.file}:{place.line}: {error}") from None
     if named and config.name not in named:
@@ -99,7 +81,7 @@ def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.T
         )
     ids = set(rows["id"].to_pylist())
     for id, reason in _undecided(seen, ids).items():
-        found[id] = _Found({}, {}, {}, [reason], {}, {})
+        found[id] = Found({}, {}, {}, [reason], {}, {})
     lines = [
         _line(found.get(row["id"]), row, rules.partial_rows, config.path)
         for row in rows.select(["id", "num_completions", "pairs", "metadata"]).to_pylist()
@@ -112,6 +94,8 @@ def import_scores(config: ImportedConfig, benchmark: BenchmarkConfig, rows: pa.T
 def find_score_files(config: ImportedConfig) -> list[str]:
     """The files of a path; in a folder or a zip, those that bear the reward model's name, if any.
 
+    Of the folders of runs it is their `rewards.parquet`.
+
     Raises:
         DataFormatError: There is none.
     """
@@ -121,12 +105,18 @@ def find_score_files(config: ImportedConfig) -> list[str]:
         files = [f"{file}::{config.path}" for file in files]
     if not files:
         raise DataFormatError(f"No file or folder {config.path!r}.")
+    finished = {_folder(file) for file in files if _base(file) == "run.json"}
+    of_runs = [f for f in files if _base(f) == "rewards.parquet" and _folder(f) in finished]
     named = [file for file in files if _base(file).startswith(f"{config.name}.")]
-    return named or files
+    return of_runs or named or files
 
 
 def _base(file: str) -> str:
     return file.split("::")[0].rsplit("/", 1)[-1]
+
+
+def _folder(file: str) -> str:
+    return file.split("::")[0].rpartition("/")[0]
 
 
 def _records(config: ImportedConfig) -> Iterator[tuple[Place, Record | Unreadable]]:
@@ -135,46 +125,15 @@ def _records(config: ImportedConfig) -> Iterator[tuple[Place, Record | Unreadabl
 
 def _concerns(record: Record, reward_model: str, benchmark: str) -> bool:
     """Whether a record is of this reward model and benchmark, as far as it says."""
-    if record.get("reward_model") not in (None, "", reward_model):
+    if _reward_model(record) not in ("", reward_model):
         return False
     return "id" not in record or record.get("benchmark") in (None, benchmark)
 
 
-def _take(
-    record: Record,
-    place: Place,
-    rules: Benchmark,
-    found: dict[str, _Found],
-    seen: dict[str, int],
-) -> None:
-    """Add one record to what was found for its prompt."""
-    pair, record = _pair_of(record)
-    id = str(record["id"]) if "id" in record else rules.row_id(record, place)
-    one_of_many = pair is not None or "completion" in record
-    key = id if one_of_many else unique_id(id, seen)
-    into = found.setdefault(key, _Found({}, {}, {}, [], {}, {}))
-    if record.get("error"):
-        into.errors.append(text(str(record["error"]), "error"))
-        if not record.get("values") and not record.get("margins"):
-            return
-    if pair is not None:
-        sides = (_score(record.get("score_1")), _score(record.get("score_2")))
-        _once(into.sides, pair, sides, f"pair {pair} of {id!r}")
-    elif "completion" in record:
-        number_of = _whole(record["completion"], "completion")
-        reward = _score(record.get("reward"))
-        _once(into.scores, number_of, reward, f"completion {number_of} of {id!r}")
-    else:
-        into.scores.update(_scores(record))
-        margins = _list(record.get("margins"), "margins") or []
-        into.margins.update({i: _score(margin) for i, margin in enumerate(margins)})
-        # lists are ours; elsewhere these may name anything
-        truncated, num_tokens = (record.get(name) for name in ("truncated", "num_tokens"))
-        if isinstance(truncated, list):
-            into.truncated.update(enumerate(truncated))
-        if isinstance(num_tokens, list):
-            counts = [None if n is None else _whole(n, "num_tokens") for n in num_tokens]
-            into.num_tokens.update(enumerate(counts))
+def _reward_model(record: Record) -> str:
+    """Which reward model a record is of, or nothing; a run's store has its name elsewhere."""
+    column = "model" if "key" in record and "kind" in record else "reward_model"
+    return str(record.get(column) or "")
 
 
 def _undecided(seen: dict[str, int], ids: set[str]) -> dict[str, str]:
@@ -192,74 +151,14 @@ def _undecided(seen: dict[str, int], ids: set[str]) -> dict[str, str]:
             if len(rows) != count:
                 error = (
                     f"{count} scores for the id {id!r}, which {len(rows)} rows have: which is "
-                    "whose cannot be told; give each prompt an id of its own"
+                    "whose cannot be told; give each prompt an id, and each reward model a path, "
+                    "of its own"
                 )
                 errors |= dict.fromkeys(rows, error)
     return errors
 
 
-def _once(known: dict[int, Any], position: int, value: Any, what: str) -> None:
-    """Add a score; which row a second one of the same id is for cannot be told."""
-    if position in known:
-        raise DataFormatError(f"a second score of {what}; give each prompt an id of its own")
-    known[position] = value
-
-
-def _whole(value: Any, what: str) -> int:
-    found = number(value, what)
-    if found != int(found) or not 0 <= found < 2**31:
-        raise DataFormatError(f"{what} must be a whole number from 0, got {value!r}")
-    return int(found)
-
-
-def _pair_of(record: Record) -> tuple[int | None, Record]:
-    """The position in a judge's `uid`, and the record with the question that it names."""
-    question, plus, position = str(record.get("uid", "")).rpartition("+")
-    if not plus or not position.isdecimal() or "score_3" in record:
-        return None, record
-    named = {key: value for key, value in record.items() if key != "uid"}
-    return int(position), {**named, "question_id": question}
-
-
-def _scores(record: Record) -> dict[int, float]:
-    """Scores by completion, from `values` or from `score_1`, `score_2` ..."""
-    values = _list(record.get("values"), "values")
-    if values is not None:
-        return {i: _score(value) for i, value in enumerate(values)}
-    scores = {
-        int(numbered[1]) - 1: _score(value)
-        for key, value in record.items()
-        if (numbered := _NUMBERED.fullmatch(key))
-    }
-    if not scores and record.get("margins") is None:
-        raise DataFormatError(
-            "no scores: wanted `values`, `score_1` and `score_2` ..., or `completion` and `reward`"
-        )
-    return scores
-
-
-def _list(value: Any, what: str) -> list[Any] | None:
-    """A list, or one written as JSON, as CSV has it."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise DataFormatError(f"{what} must be a list, got {value[:40]!r}") from None
-    if value is not None and not isinstance(value, list):
-        raise DataFormatError(f"{what} must be a list, got {type(value).__name__}")
-    return value
-
-
-def _score(value: Any) -> float:
-    """A score, which may stand in a list of one; nan where scoring failed."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if value is None or value == FAILED or (isinstance(value, float) and math.isnan(value)):
-        return math.nan
-    return number(value, "a score")
-
-
-def _line(found: _Found | None, row: Record, partial: bool, path: str) -> Record:
+def _line(found: Found | None, row: Record, partial: bool, path: str) -> Record:
     """One row of `SCORES_SCHEMA`."""
     num, num_pairs = row["num_completions"], len(row["pairs"])
     if found is None:

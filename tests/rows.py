@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from rm_cluster.benchmarks.rows import all_pairs, make_row, messages
+from rm_cluster.benchmarks.rows import all_pairs, make_row
+from rm_cluster.conversation import messages
 from rm_cluster.types import Row
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,6 +232,35 @@ def test_a_group_that_fails_is_nan_and_the_others_are_not(tiny_llama: Path) -> N
     assert np.isnan(alone).all()
 
 
+def test_a_row_that_cannot_be_read_is_nan_and_the_others_are_not(tiny_llama: Path) -> None:
+    scorer = rmc.Classifier(model=str(tiny_llama))
+    good = row("Hi", ["a", "b"])
+    bad: list[Any] = [
+        {**good, "completions": ["a", "\ud800"]},
+        {**good, "completions": ["a", None]},
+        {**good, "completions": "ab"},
+        {**good, "prompt": [{"role": "user", "content": "\ud800"}]},
+        {**good, "prompt": 3},
+    ]
+    first, *others, last = scorer.score([good, *bad, good])
+    np.testing.assert_array_equal(first, last)
+    assert np.isfinite(first).all()
+    assert all(np.isnan(one).tolist() == [True, True] for one in others)
+
+
+def test_a_prompt_may_be_text_and_everything_a_sequence(tiny_llama: Path) -> None:
+    scorer = rmc.Classifier(model=str(tiny_llama))
+    turns = [{"role": "user", "content": "Hi"}]
+    rows: list[Any] = [
+        {"prompt": turns, "completions": ["a", "b"]},
+        {"prompt": "Hi", "completions": ("a", "b")},
+        {"prompt": tuple(turns), "completions": np.array(["a", "b"])},
+    ]
+    first, *others = scorer.score(one for one in rows)
+    for one in others:
+        np.testing.assert_array_equal(one, first)
+
+
 def test_a_model_without_a_head_is_refused(tmp_path: Path) -> None:
     tok = tokenizer()
     config = transformers.LlamaConfig(
@@ -284,8 +314,11 @@ def test_length_counts_what_the_completion_has() -> None:
 
 
 def test_length_in_a_models_own_tokens(tiny_llama: Path) -> None:
-    found = rmc.Length(tokenizer=str(tiny_llama)).score([row(completions=["abc", "é"])])
-    assert found[0].tolist() == [3, 2]
+    rows: list[Any] = [{"prompt": "Hi", "completions": its} for its in (["abc", "é"], ["\ud800"])]
+    rows[0]["completions"] = np.array(rows[0]["completions"])
+    counts, failed = rmc.Length(tokenizer=str(tiny_llama)).score(rows)
+    assert counts.tolist() == [3, 2]
+    assert np.isnan(failed).all()
 
 
 def test_short_floats_in_software_are_told(

@@ -217,3 +217,20 @@ def test_the_config_survives_a_dump() -> None:
     routing = config.customize.model_copy(update={"templates": "mine.yaml"}).routing()
     assert routing is not None
     assert routing.templates == "mine.yaml"
+
+
+def test_a_router_that_cannot_be_loaded_is_told(tmp_path: Path, tiny_lm: Path) -> None:
+    headless = str(save_family("Llama", tmp_path / "rm", tokenizer()))
+    with pytest.raises(ConfigError, match="lm_head"):
+        Router(model=headless).route([row(HI)])
+    told = rmc.Logprob(model=str(tiny_lm), customize={"router": {"model": headless}})
+    with pytest.raises(ConfigError, match="lm_head"):
+        told.score([row(HI)])
+
+
+def test_a_router_says_for_which_prompts_it_could_not_answer(
+    tiny_lm: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = Router(model=str(tiny_lm), max_new_tokens=4, max_length=40)
+    assert router.route([row(HI, id="long")]) == ["chat"]
+    assert "Prompt 'long' is taken for the fallback: it makes" in caplog.text

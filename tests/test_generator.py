@@ -214,5 +214,12 @@ def test_a_prompt_that_leaves_no_room(tiny_lm: Path) -> None:
 def test_a_prompt_that_is_no_unicode_fails_alone(tiny_lm: Path) -> None:
     generator = rmc.Generator(model=str(tiny_lm), max_new_tokens=2)
     broken, good = generator.encode([[{"role": "user", "content": c}] for c in ("a\ud83d", "a")])
-    assert broken.error == "the prompt is not valid Unicode"
+    assert broken.error == "the content of a message of the prompt is not valid Unicode"
     assert good.error is None
+
+
+def test_a_prompt_as_text_is_a_users_turn(tiny_lm: Path) -> None:
+    generator = rmc.Generator(model=str(tiny_lm), max_new_tokens=2)
+    turns: list[Any] = [[{"role": "user", "content": "Hello"}], "Hello"]
+    first, second = generator.sample(turns)
+    assert first == second

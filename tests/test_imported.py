@@ -336,3 +336,26 @@ def test_a_count_of_tokens_that_is_no_list_is_of_no_concern(
     record = {"id": row["id"], "score_1": 1.0, "score_2": 2.0, "num_tokens": 7, "truncated": False}
     (tmp_path / "s.jsonl").write_text(json.dumps(record))
     assert imported(tmp_path / "s.jsonl", [row]).table["values"].to_pylist() == [[1.0, 2.0]]
+
+
+def test_the_folder_of_a_run_is_its_rewards(tmp_path: Path, rows: list[Row]) -> None:
+    (row,) = [row for row in rows if row["domain"] == "human_preference"][:1]
+    record = {"reward_model": NAME, "benchmark": "ppe", "id": row["id"], "values": [1.0, 2.0]}
+    pd.DataFrame([record]).to_parquet(tmp_path / "rewards.parquet")
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "leaderboard.csv").write_text("benchmark,value\nppe,0.5\n")
+    assert imported(tmp_path, [row]).table["values"].to_pylist() == [[1.0, 2.0]]
+
+
+def test_a_runs_store_says_whose_its_rewards_are(tmp_path: Path, rows: list[Row]) -> None:
+    (row,) = [row for row in rows if row["domain"] == "human_preference"][:1]
+    records = [
+        {"key": f"k{i}", "kind": "x", "id": row["id"], "benchmark": "ppe", "model": name,
+         "values": [float(i), 2.0]}
+        for i, name in enumerate(("ours", "theirs"))
+    ]  # fmt: skip
+    pd.DataFrame(records).to_parquet(tmp_path / "store.parquet")
+    found = imported(tmp_path / "store.parquet", [row], name="theirs")
+    assert found.table["values"].to_pylist() == [[1.0, 2.0]]
+    with pytest.raises(DataFormatError, match="but of ours, theirs"):
+        imported(tmp_path / "store.parquet", [row], name="nobody")

@@ -20,7 +20,7 @@ from rm_cluster.scorers.questions import question_rows
 from rm_cluster.scorers.scorer import score_encoded_groups
 from tests.families import CAUSAL, save_family
 from tests.models import tokenizer
-from tests.rows import row
+from tests.rows import random_rows, row
 
 SHORT = (
     "{{ fence('p', prompt[-1].content) }}{% for c in completions %}{{ fence('r', c) }}{% endfor %}?"
@@ -164,6 +164,21 @@ def test_what_a_judge_cannot_be(options: dict[str, Any], reason: str) -> None:
 def test_a_judge_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         Judge(model="./nowhere")
+
+
+def test_a_judge_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    judge = Judge(model=str(save_family("Llama", tmp_path / "rm", tokenizer())))
+    with pytest.raises(ConfigError, match="lm_head"):
+        judge.score(random_rows(2, seed=0))
+
+
+def test_a_row_that_cannot_be_read_is_nan_and_the_others_are_not(tiny_lm: Path) -> None:
+    good: Any = {"prompt": "Which?", "completions": ["a", "b"]}
+    judge = Judge(model=str(tiny_lm))
+    first, bad, last = judge.score([good, {**good, "completions": ["a", "\ud800"]}, good])
+    assert np.isfinite(first).all()
+    assert np.isnan(bad).all()
+    np.testing.assert_array_equal(first, last)
 
 
 @pytest.mark.parametrize(

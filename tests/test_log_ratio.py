@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import rm_cluster as rmc
+from rm_cluster.errors import ConfigError
 from tests.families import CAUSAL, save_family
 from tests.models import tokenizer
 from tests.rows import random_rows
@@ -55,3 +57,19 @@ def test_what_is_too_long_for_one_model_is_nan(models: tuple[Path, Path]) -> Non
         [{**ROWS[0], "completions": ["x" * 100]}, {**ROWS[0], "completions": ["x"]}]
     )
     assert np.isnan(found[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("strong", "weak", "reason"),
+    [
+        ({"include_eos": False}, {}, "the same include_eos"),
+        ({}, {"customize": {"use": ["criteria"]}}, "customizes prompts alike"),
+        ({}, {"template": "concat"}, "shares one template"),
+    ],
+)
+def test_models_that_do_not_go_together_are_refused(
+    models: tuple[Path, Path], strong: dict[str, Any], weak: dict[str, Any], reason: str
+) -> None:
+    its = [{"model": str(models[0]), **strong}, {"model": str(models[1]), **weak}]
+    with pytest.raises(ConfigError, match=reason):
+        rmc.LogRatio(strong=its[0], weak=its[1])

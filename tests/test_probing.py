@@ -16,6 +16,7 @@ import transformers
 import rm_cluster as rmc
 from rm_cluster.config import ClassifierConfig, EmbeddingConfig
 from rm_cluster.engines.torch_engine import ClassifierEngine, EmbeddingEngine
+from rm_cluster.errors import ConfigError
 from tests.families import CAUSAL, CLASSIFIER, save_family
 from tests.models import save, tokenizer
 from tests.rows import random_rows
@@ -81,6 +82,24 @@ def test_company_does_not_matter_to_encoders_that_hear_padding(
     np.testing.assert_allclose(embedder.embeddings(texts()), expected, rtol=0, atol=1e-5)
 
 
+def test_company_does_not_matter_to_one_that_pools_tokens_in_pairs(tmp_path: Path) -> None:
+    config = transformers.FunnelConfig(
+        vocab_size=300, block_sizes=[2, 2], d_model=32, n_head=4, d_head=8, d_inner=64,
+        initializer_std=1.0, num_labels=1, pad_token_id=1,
+    )  # fmt: skip
+    kind = transformers.FunnelForSequenceClassification
+    folder = save(kind, config, tmp_path / "rm", 0, tokenizer())
+    expected = each(kind.from_pretrained(folder).eval(), lambda out: out.logits)
+    engine = ClassifierEngine(ClassifierConfig(model=str(folder)), "float32")
+    np.testing.assert_allclose(engine.objectives(texts()), expected, rtol=0, atol=1e-5)
+
+    folder = save(transformers.FunnelModel, config, tmp_path / "m", 0, tokenizer())
+    plain = transformers.FunnelModel.from_pretrained(folder).eval()
+    expected = each(plain, lambda out: torch.nn.functional.normalize(out[0].sum(1), dim=-1))
+    embedder = EmbeddingEngine(EmbeddingConfig(model=str(folder)), "float32")
+    np.testing.assert_allclose(embedder.embeddings(texts()), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("pad", ["own", "eos", "none"])
 def test_decoders_that_see_what_is_to_come_are_read_at_the_last_token(
     tmp_path: Path, pad: str
@@ -105,6 +124,18 @@ def test_a_config_that_contradicts_itself_is_padded(tmp_path: Path) -> None:
     assert scorer.contract["batching"] == "padded"
     rows = random_rows(6, seed=2)
     assert_equal(scorer.score(rows), one_at_a_time(folder, rows))
+
+
+def test_hashes_of_all_tokens_are_not_causal(tmp_path: Path) -> None:
+    config = transformers.ReformerConfig(
+        vocab_size=300, hidden_size=32, num_attention_heads=4, attention_head_size=8,
+        feed_forward_size=64, is_decoder=True, axial_pos_embds_dim=[16, 16],
+        axial_pos_shape=[32, 32], attn_layers=["lsh", "lsh"], lsh_attn_chunk_length=8,
+        num_buckets=4, max_position_embeddings=1024,
+    )  # fmt: skip
+    folder = save(transformers.ReformerModelWithLMHead, config, tmp_path / "m", 0, tokenizer())
+    with pytest.raises(ConfigError, match="sees tokens to come"):
+        rmc.Logprob(model=str(folder)).load()
 
 
 MEAN_POOLED = """

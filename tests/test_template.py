@@ -99,6 +99,21 @@ def test_left_prompt_never_cuts_the_completion() -> None:
     assert "would have to go" in (group.error or "")
 
 
+def test_left_prompt_counts_no_beginning_of_a_thought_that_is_in_no_text() -> None:
+    jinja = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+    )
+    one = row([{"role": "user", "content": "0123"}], ["abcdefghijklmnopqrstuvwxyz"])
+    for max_length in range(20, 60):
+        tok, found = template(jinja, max_length=max_length, truncation="left_prompt")
+        (group,) = found.encode([one])
+        if group.error is None:
+            assert tok.decode(group.token_ids[0]).endswith("abcdefghijklmnopqrstuvwxyz")
+        else:
+            assert max_length < len("abcdefghijklmnopqrstuvwxyz")
+
+
 def test_every_length_is_kept_or_refused() -> None:
     for max_length in range(1, 15):
         _, found = template(max_length=max_length, truncation="left_prompt")

@@ -316,7 +316,7 @@ def test_prompts_that_do_not_fit_one_step_are_sampled(lm: str) -> None:
         [{"role": "user", "content": "".join(rng.choice(list("abcdefgh "), 300))}]
         for _ in range(16)
     ]
-    few = {"tokens_per_batch": 64}  # of which a CPU takes as many as the longest prompt may have
+    few: dict[str, Any] = {"tokens_per_batch": 64}  # which prompts that are taken whole exceed
     generator = rmc.Generator(
         model=lm, engine="vllm", n=1, max_new_tokens=2, temperature=1.0, **few
     )

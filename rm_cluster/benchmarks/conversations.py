@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from rm_cluster.benchmarks.rows import messages
+from rm_cluster.conversation import messages
 from rm_cluster.errors import DataFormatError
 from rm_cluster.types import Message
 

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
-from rm_cluster.benchmarks.rows import make_row, messages, number, pair, text
+from rm_cluster.benchmarks.rows import make_row, number, pair
 from rm_cluster.benchmarks.source import Place
 from rm_cluster.columns import strings
+from rm_cluster.conversation import messages, text
 from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.correctness import correctness_metrics, mean_accuracy
 from rm_cluster.metrics.estimate import Joint, Official

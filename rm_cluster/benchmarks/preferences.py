@@ -35,8 +35,9 @@ from rm_cluster.benchmarks.conversations import (
     split_conversations,
     split_texts,
 )
-from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, number, pair, text, texts
+from rm_cluster.benchmarks.rows import all_pairs, make_row, number, pair
 from rm_cluster.benchmarks.source import Place, Unreadable
+from rm_cluster.conversation import messages, text, texts
 from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.pairwise import OVERALL
 from rm_cluster.types import Message, Pair, Record, Row

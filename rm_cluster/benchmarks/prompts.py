@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from rm_cluster.benchmarks import preferences
 from rm_cluster.benchmarks.benchmark import Benchmark
-from rm_cluster.benchmarks.rows import make_row, messages, without_replies
+from rm_cluster.benchmarks.rows import make_row, without_replies
 from rm_cluster.benchmarks.source import Place
+from rm_cluster.conversation import messages
 from rm_cluster.errors import DataFormatError
 from rm_cluster.types import Message, Record, Row
 

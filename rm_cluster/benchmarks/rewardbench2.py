@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from rm_cluster.benchmarks.benchmark import Benchmark, HubSplit
-from rm_cluster.benchmarks.rows import all_pairs, make_row, messages, text, texts
+from rm_cluster.benchmarks.rows import all_pairs, make_row
 from rm_cluster.benchmarks.source import Place
+from rm_cluster.conversation import messages, text, texts
 from rm_cluster.errors import DataFormatError
 from rm_cluster.metrics.estimate import Mean, Official
 from rm_cluster.metrics.judged import Bools, Floats, Judged

@@ -59,9 +59,9 @@ def check_members(models: Sequence[RewardModelConfig]) -> None:
         if isinstance(model, EnsembleConfig):
             _check_ensemble(model, named)
         elif isinstance(model, LogRatioConfig):
-            _check_ratio(model.name, model, [model.strong, model.weak], named)
+            check_ratio(model, named)
         elif isinstance(model, PairSweepConfig):
-            _check_ratio(model.name, model, model.models, named)
+            check_ratio(model, named)
             names = sweep_names(model)
             for name in names:
                 if names.count(name) > 1:
@@ -90,12 +90,13 @@ def _check_ensemble(ensemble: EnsembleConfig, named: Mapping[str, Any]) -> None:
         raise ValueError(f"{ensemble.name} names a member more than once")
 
 
-def _check_ratio(
-    name: str,
-    ratio: RatioConfig,
-    members: Sequence[str | CausalConfig],
-    named: Mapping[str, Any],
-) -> None:
+def check_ratio(ratio: LogRatioConfig | PairSweepConfig, named: Mapping[str, Any]) -> None:
+    """Hold a ratio's models against each other; `named` are the reward models of the list.
+
+    Raises:
+        ValueError: One is of another type, or what they score would not be the same.
+    """
+    name, members = ratio.name, _members(ratio)
     for member in members:
         listed = named.get(member) if isinstance(member, str) else None
         if listed is not None and not isinstance(listed, LogprobConfig):
@@ -141,8 +142,7 @@ def measured_members(
     ratio: LogRatioConfig | PairSweepConfig, named: Mapping[str, Any]
 ) -> list[LogprobConfig]:
     """The measurements of a ratio's models, with the template that they share written in."""
-    members = [ratio.strong, ratio.weak] if isinstance(ratio, LogRatioConfig) else ratio.models
-    found = [_told_the_same(resolve_member(member, named), ratio) for member in members]
+    found = [_told_the_same(resolve_member(member, named), ratio) for member in _members(ratio)]
     if ratio.rendering == "own":
         return found
     first = found[0]
@@ -160,6 +160,10 @@ def measured_members(
         )
         for member in found
     ]
+
+
+def _members(ratio: LogRatioConfig | PairSweepConfig) -> Sequence[str | CausalConfig]:
+    return [ratio.strong, ratio.weak] if isinstance(ratio, LogRatioConfig) else ratio.models
 
 
 def _told_the_same(member: LogprobConfig, ratio: RatioConfig) -> LogprobConfig:

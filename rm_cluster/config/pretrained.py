@@ -40,8 +40,8 @@ class PretrainedConfig(Config):
     trust_remote_code: bool = False
     tokens_per_batch: PositiveInt | None = None
     """At most so many tokens in one forward pass, padding included; 8192 where None, and vLLM's own
-    choice with that engine. On a CPU 1024 are enough where more would share no beginnings. A packed
-    row is then filled up to a multiple of 64."""
+    choice with that engine, always so where it samples on a CPU. For torch on a CPU 1024 are enough
+    where more would share no beginnings. A packed row is then filled up to a multiple of 64."""
     extrapolate: ExtrapolationConfig | None = None
     """From another checkpoint through `model` and on; made where the model is loaded, by torch."""
 

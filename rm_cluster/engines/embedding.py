@@ -24,7 +24,7 @@ from rm_cluster.engines.decoder import (
 )
 from rm_cluster.engines.loading import load_pretrained
 from rm_cluster.engines.packing import TokenIds, mixed_length
-from rm_cluster.engines.probing import hears_padding, num_known
+from rm_cluster.engines.probing import hears_padding, num_known, told_of
 
 
 class EmbeddingEngine:
@@ -43,8 +43,9 @@ class EmbeddingEngine:
         model = load_pretrained(AutoModel, config, dtype, "an encoder", _is_no_part)
         self._model = model.get_encoder() if _has_decoder(model) else model
         self._mixed = mixed_length(self._model.config)
-        if hears_padding(self._model, self._means):
-            self._mixed = 0
+        with told_of(model, config.name):
+            if hears_padding(self._model, self._means):
+                self._mixed = 0
 
     @torch.inference_mode()
     def embeddings(self, token_ids: Sequence[TokenIds]) -> npt.NDArray[np.float64]:
@@ -76,5 +77,9 @@ def _is_no_part(model: Any, config: PretrainedConfig, missing: Sequence[str]) ->
 
 
 def _has_decoder(model: Any) -> bool:
-    """Whether a decoder stands behind the encoder; the config of T5's encoder alone denies it."""
-    return hasattr(model, "encoder") and hasattr(model, "decoder")
+    """Whether a decoder stands behind the encoder; the config of T5's encoder alone denies it.
+
+    Funnel's, whose encoder is no model of its own, writes the hidden states of the texts.
+    """
+    encoder = getattr(model, "encoder", None)
+    return hasattr(model, "decoder") and hasattr(encoder, "get_input_embeddings")

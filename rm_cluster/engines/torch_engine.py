@@ -38,6 +38,7 @@ from rm_cluster.engines.probing import (
     reads_last_token,
     sees_no_token_to_come,
     some_tokens,
+    told_of,
 )
 from rm_cluster.engines.sampling import SamplingEngine
 from rm_cluster.errors import ConfigError
@@ -77,23 +78,27 @@ class ClassifierEngine:
             read_in_full(self._head, prefix, config)
         self._head.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
         self._weights = head_weights(config.head_weights, _num_outputs(self._model), config.name)
-        self._reads_last = _is_decoder(self._model) and reads_last_token(self._model, self._head)
         # of several callers; rotary embeddings may change with the length of what they meet
         self._alone = threading.Lock()
         self._decoder: Decoder | None = None
-        if (
-            self._reads_last
-            and is_causal(self._model.config)
-            and sees_no_token_to_come(self._model)
-        ):
+        with told_of(self._model, config.name):
+            self._reads_last = _is_decoder(self._model) and reads_last_token(
+                self._model, self._head
+            )
+            decodes = (
+                self._reads_last
+                and is_causal(self._model.config)
+                and sees_no_token_to_come(self._model)
+            )
+            if not decodes and hears_padding(self._model, self._pooled):
+                self._mixed = 0
+        if decodes:
             self._decoder = Decoder(
                 self._model,
                 packed=is_packed(config, self._model.config),
                 tokens_per_batch=token_budget(config),
                 num_threads=num_threads,
             )
-        elif hears_padding(self._model, self._pooled):
-            self._mixed = 0
 
     @property
     def num_outputs(self) -> int:
@@ -176,15 +181,8 @@ class LogprobEngine:
         self._scale: float = factor / divisor
         self._head = float32_head(model)
         self._rows_at_once = rows_at_once(self._head)
-        try:
-            with torch.inference_mode():
-                self._check(model, config.name)
-        except (RuntimeError, IndexError, TypeError) as error:  # of code that is not known here
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise ConfigError(
-                f"{config.name} is a {type(model).__name__}, whose log-probs cannot be read here: "
-                f"{reason}"
-            ) from None
+        with told_of(model, config.name), torch.inference_mode():
+            self._check(model, config.name)
         self._decoder = Decoder(
             model,
             packed=is_packed(config, model.config),

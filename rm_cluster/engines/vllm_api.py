@@ -208,9 +208,8 @@ def _start(arguments: dict[str, Any], draws: bool) -> Any:
         if draws:
             # of a prompt in parts it would wind generators back, which those of CPUs do not know
             ours["enable_chunked_prefill"] = False
-            if "max_num_batched_tokens" in arguments and arguments["max_model_len"] is not None:
-                fewest = max(arguments["max_num_batched_tokens"], arguments["max_model_len"])
-                arguments = {**arguments, "max_num_batched_tokens": fewest}
+            # a step must then hold the longest prompt, so its tokens are vLLM's to choose
+            arguments = {k: v for k, v in arguments.items() if k != "max_num_batched_tokens"}
         arguments = ours | arguments
     set_num_threads = torch.set_num_threads
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -100,15 +100,15 @@ class Classifier:
         flat = self._engine.rewards([ids for group in groups for ids in group])
         return np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
 
-    def objectives(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+    def objectives(self, prompt_groups: Iterable[Row]) -> list[npt.NDArray[np.float64]]:
         """Return [K, H] outputs of the head for each prompt group; nan where a group failed.
 
         `metrics.search_head_weights` finds weights for them.
         """
         self.load()
         assert self._engine is not None
-        found = []
-        for row, group in zip(prompt_groups, self.encode(prompt_groups), strict=True):
+        rows, found = list(prompt_groups), []
+        for row, group in zip(rows, self.encode(rows), strict=True):
             if group.error is None:
                 found.append(self._engine.objectives(group.token_ids))
             else:
@@ -116,7 +116,7 @@ class Classifier:
                 found.append(np.full((len(row["completions"]), self._engine.num_outputs), np.nan))
         return found
 
-    def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+    def score(self, prompt_groups: Iterable[Row]) -> list[npt.NDArray[np.float64]]:
         """Return an array of K rewards for each prompt group; nan where a group failed."""
         return score_rows(self, prompt_groups)
 

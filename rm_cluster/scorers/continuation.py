@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rm_cluster.errors import ConfigError
+from rm_cluster.conversation import readable
+from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds
 from rm_cluster.scorers.template import Template
 from rm_cluster.types import Message, Row
@@ -99,8 +100,10 @@ class ContinuationTemplate(Template):
     def _render_apart(self, row: Row) -> list[tuple[str, str]] | str:
         """The prompt and the completion of each of the K texts of a row, or why there are none."""
         try:
-            prompt = self.render_prompt(row["prompt"])
+            prompt = self.render_prompt(readable(row)["prompt"])
             texts = self._render(row)
+        except DataFormatError as error:
+            return str(error)
         except Exception as error:  # as in `Template`
             return f"the chat template refuses the conversation: {error}"[:500]
         if isinstance(texts, str):
@@ -172,7 +175,7 @@ class ContinuationTemplate(Template):
         if self._max_length is None or len(prompt) + num_completion <= self._max_length:
             return prompt
         room = self._max_length - num_completion
-        head = prompt[:1] if self._is_special(int(prompt[0])) and room > 1 else prompt[:0]
+        head = prompt[:1] if self._begins_specially(prompt) and room > 1 else prompt[:0]
         return np.concatenate([head, prompt[len(prompt) - room + len(head) :]])
 
     def _find_frame(self) -> tuple[str, str]:

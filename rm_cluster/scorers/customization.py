@@ -11,11 +11,12 @@ import fnmatch
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import as_file, files
 from typing import Any
 
 from rm_cluster.config import CustomizeConfig, DomainConfig, ExemplarConfig, TemplatesConfig
+from rm_cluster.conversation import readable
 from rm_cluster.parsing import parse_config
 from rm_cluster.types import Message, Row
 
@@ -84,8 +85,13 @@ class Customizer:
             prompt = _with_system(prompt, template.criteria)
         return {**row, "prompt": prompt}
 
-    def routed(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows customized for their domains, which a router is asked for in this process."""
+    def routed(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows customized for their domains, which a router is asked for in this process.
+
+        Raises:
+            DataFormatError: A row is none.
+        """
+        rows = [readable(row) for row in rows]
         routing = self._config.routing()
         if routing is None:
             domains = [self.domain_of({**_UNTOLD, **row}) for row in rows]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import EmbeddingConfig
+from rm_cluster.conversation import texts as readable_texts
 from rm_cluster.engines import engine_module
 from rm_cluster.errors import DataFormatError
 from rm_cluster.scorers.pretrained import open_pretrained
@@ -46,12 +47,14 @@ class Embedding:
         """Return [n, d] embeddings; equal texts have equal ones.
 
         Raises:
-            DataFormatError: A text has no tokens, or more than `max_length` and `truncate` is off.
+            DataFormatError: What is given is no list of texts, or a text has no tokens, or more
+                than `max_length` and `truncate` is off.
         """
+        texts = readable_texts(texts, "texts")
         if not texts:
             return np.empty((0, self._pretrained.hf.get_text_config().hidden_size))
         ids = self._pretrained.tokenizer(
-            list(texts),
+            texts,
             truncation=self.config.truncate and self._pretrained.max_length is not None,
             max_length=self._pretrained.max_length,
             verbose=False,

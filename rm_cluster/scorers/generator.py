@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rm_cluster.config import GeneratorConfig
+from rm_cluster.conversation import messages
 from rm_cluster.engines import engine_module
 from rm_cluster.errors import DataFormatError
 from rm_cluster.scorers.continuation import ContinuationTemplate
@@ -127,13 +128,11 @@ class Generator:
     def _render(self, prompt: Sequence[Message]) -> tuple[str, str]:
         """The rendered prompt, or why there is none."""
         try:
-            text = self._template.render_prompt(prompt)
+            text = self._template.render_prompt(messages(prompt, "the prompt"))
+        except DataFormatError as error:
+            return "", str(error)
         except Exception as error:  # a template raises what it likes
             return "", f"the chat template refuses the conversation: {error}"[:500]
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            return "", "the prompt is not valid Unicode"
         return text, ""
 
     def _fit(self, ids: TokenIds) -> EncodedGroup:

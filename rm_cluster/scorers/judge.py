@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rm_cluster.config import JudgeConfig, ScoringConfig
+from rm_cluster.conversation import readable
+from rm_cluster.errors import DataFormatError
 from rm_cluster.scorers.asking import NOTHING_ELSE, Asker, Endpoint, Logits, Reading, Words
 from rm_cluster.scorers.judge_prompt import OPTIONS, JudgePrompt
 from rm_cluster.scorers.scorer import (
@@ -99,35 +101,41 @@ class Judge:
         found = iter(self._asker.readings([text for group in groups for text in group]))
         return [_rewards([next(found) for _ in group]) for group in groups]
 
-    def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+    def score(self, prompt_groups: Iterable[Row]) -> list[npt.NDArray[np.float64]]:
         """Return an array of K rewards for each prompt group; nan where there is no verdict.
 
         Two-reply methods compare each two completions: the rewards are those whose differences are
         nearest to the margins, whatever `compare` says.
+
+        Raises:
+            ConfigError: The model cannot be loaded, or its endpoint not be asked.
         """
         # a third of a second that encoders, senders and replicas can do without
         from rm_cluster.scorers.questions import answers, question_rows
 
+        self.load()  # here, or what keeps it from loading would be an error of every row
         config = self.config
         if config.is_pairwise:
             config = config.model_copy(update={"compare": "round_robin"})
-        asked = [
-            question
-            for row in prompt_groups
-            for question in question_rows(config, {**NOTHING_ELSE, **row})
-        ]
+        rows = list(prompt_groups)
+        rewards = [np.full(len(row["completions"]), np.nan) for row in rows]
+        kept: dict[int, Row] = {}
+        for place, row in enumerate(rows):
+            try:
+                kept[place] = readable({**NOTHING_ELSE, **row})
+            except DataFormatError as error:
+                logger.warning("Prompt %r: %s", row.get("id"), error)
+        asked = [question for row in kept.values() for question in question_rows(config, row)]
         said = score_encoded_groups(self, self.encode(asked))
         stored = pa.table({"values": [a.values for a in said], "error": [a.error for a in said]})
-        nums = [len(row["completions"]) for row in prompt_groups]
-        rows = pa.table({"pairs": [[] for _ in nums], "num_completions": nums})
-        found = answers(config, rows, stored).table.to_pylist()
-        for row, line in zip(prompt_groups, found, strict=True):
+        nums = [len(row["completions"]) for row in kept.values()]
+        about = pa.table({"pairs": [[] for _ in nums], "num_completions": nums})
+        found = answers(config, about, stored).table.to_pylist()
+        for place, line in zip(kept, found, strict=True):
             if line["error"] is not None:
-                logger.warning("Prompt %r: %s", row.get("id"), line["error"])
-        return [
-            np.array(line["values"] or [np.nan] * num)
-            for line, num in zip(found, nums, strict=True)
-        ]
+                logger.warning("Prompt %r: %s", rows[place].get("id"), line["error"])
+            rewards[place][:] = line["values"] or np.nan
+        return rewards
 
 
 def _rewards(readings: Sequence[Reading]) -> GroupRewards:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import LengthConfig
+from rm_cluster.conversation import texts
+from rm_cluster.errors import DataFormatError
 from rm_cluster.scorers.pretrained import fingerprint, load_tokenizer
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds, score_rows
 from rm_cluster.types import Row
@@ -39,7 +41,7 @@ class Length:
             self.contract["tokenizer"] = fingerprint(name, revision, weights=False)
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
-        return [self._encode(row["completions"]) for row in rows]
+        return [self._encode(row) for row in rows]
 
     def load(self, num_threads: int | None = None) -> None:
         """Nothing to load."""
@@ -47,11 +49,15 @@ class Length:
     def score_encoded(self, groups: Sequence[Sequence[TokenIds]]) -> list[npt.NDArray[np.float64]]:
         return [np.array([float(len(ids)) for ids in group]) for group in groups]
 
-    def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+    def score(self, prompt_groups: Iterable[Row]) -> list[npt.NDArray[np.float64]]:
         """Return an array of K token counts for each prompt group."""
         return score_rows(self, prompt_groups)
 
-    def _encode(self, completions: list[str]) -> EncodedGroup:
+    def _encode(self, row: Row) -> EncodedGroup:
+        try:
+            completions = texts(row["completions"], "completions")
+        except DataFormatError as error:
+            return EncodedGroup.failed(str(error))
         if self._tokenizer is None:
             # the count is all that matters, so the ids are zeros
             lengths = [len(_WORD.findall(completion)) for completion in completions]

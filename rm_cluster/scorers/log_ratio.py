@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import LogRatioConfig, ScoringConfig
-from rm_cluster.config.listing import measured_members
+from rm_cluster.config.listing import check_ratio, measured_members
+from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import log_ratio
 from rm_cluster.scorers.logprob import Logprob
 from rm_cluster.types import Row
@@ -25,18 +26,23 @@ class LogRatio:
     In an evaluation the same reward is computed from what is stored of the two models.
 
     Raises:
-        ConfigError: As `Logprob`, for either model.
+        ConfigError: As `Logprob`, for either model, or they do not go together.
     """
 
     def __init__(self, *, truncation: str = ScoringConfig().truncation, **options: Any) -> None:
         self.config = LogRatioConfig(**options)
+        try:
+            check_ratio(self.config, {})
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         self._strong, self._weak = (
             Logprob(truncation=truncation, **member.model_dump())
             for member in measured_members(self.config, {})
         )
 
-    def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+    def score(self, prompt_groups: Iterable[Row]) -> list[npt.NDArray[np.float64]]:
         """Return an array of K rewards for each prompt group; nan where either model failed."""
+        rows = list(prompt_groups)
         return [
             log_ratio(
                 strong.rewards,
@@ -46,8 +52,8 @@ class LogRatio:
                 self.config.beta,
             )
             for strong, weak in zip(
-                self._strong.measure(prompt_groups),
-                self._weak.measure(prompt_groups),
+                self._strong.measure(rows),
+                self._weak.measure(rows),
                 strict=True,
             )
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -107,14 +107,14 @@ class Logprob:
         flat = self._engine.logprobs([ids for ids, _ in texts], [num for _, num in texts])
         return np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
 
-    def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+    def score(self, prompt_groups: Iterable[Row]) -> list[npt.NDArray[np.float64]]:
         """Return an array of K rewards for each prompt group; nan where a group failed."""
         return [
             logprob_reward(sums, num_tokens, self.config.normalize, self.config.beta)
             for sums, num_tokens in self.measure(prompt_groups)
         ]
 
-    def measure(self, prompt_groups: Sequence[Row]) -> list[RowRewards]:
+    def measure(self, prompt_groups: Iterable[Row]) -> list[RowRewards]:
         """Return the sums of each prompt group, and over how many tokens each is."""
         rows = self._customizer.routed(prompt_groups) if self._customizer else prompt_groups
         return measure_rows(self, rows)

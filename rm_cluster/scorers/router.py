@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
 from rm_cluster.config import RouterConfig
+from rm_cluster.conversation import readable
 from rm_cluster.scorers.customization import load_templates, templates_hash
 from rm_cluster.scorers.generator import Generator
 from rm_cluster.scorers.judge_prompt import built_in_hash, disarm, last_line, render
 from rm_cluster.scorers.pretrained import special_tokens
 from rm_cluster.scorers.scorer import EncodedGroup, GroupRewards, TokenIds, score_encoded_groups
 from rm_cluster.types import Message, Row
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN = -1.0
 """In the place of a domain's position where the answer names none."""
@@ -64,9 +68,19 @@ class Router:
         answers = self._generator.sample_encoded([ids for (ids,) in groups])
         return [GroupRewards([self._position(said.text)]) for (said,) in answers]
 
-    def route(self, prompt_groups: Sequence[Row]) -> list[str]:
-        """Return the domain of each row; the fallback where the answer names none."""
-        found = score_encoded_groups(self, self.encode(prompt_groups))
+    def route(self, prompt_groups: Iterable[Row]) -> list[str]:
+        """Return the domain of each row; the fallback where the answer names none.
+
+        Raises:
+            ConfigError: The model cannot be loaded.
+            DataFormatError: A row is none.
+        """
+        rows = [readable(row) for row in prompt_groups]
+        self.load()  # here, or what keeps it from loading would send all to the fallback
+        found = score_encoded_groups(self, self.encode(rows))
+        for row, (_, error) in zip(rows, found, strict=True):
+            if error is not None:
+                logger.warning("Prompt %r is taken for the fallback: %s", row.get("id"), error)
         return [self.domain(values[0] if values else UNKNOWN) for values, _ in found]
 
     def domain(self, position: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -128,8 +128,9 @@ class RowRewards(NamedTuple):
     num_tokens: npt.NDArray[np.int64]
 
 
-def measure_rows(scorer: Scorer, rows: Sequence[Row]) -> list[RowRewards]:
+def measure_rows(scorer: Scorer, rows: Iterable[Row]) -> list[RowRewards]:
     """Score rows in this process; one that fails is logged with its reason."""
+    rows = list(rows)
     scorer.load()  # here, or what keeps it from loading would be an error of every row
     encoded = scorer.encode(rows)
     results = score_encoded_groups(scorer, encoded)
@@ -144,6 +145,6 @@ def measure_rows(scorer: Scorer, rows: Sequence[Row]) -> list[RowRewards]:
     return found
 
 
-def score_rows(scorer: Scorer, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+def score_rows(scorer: Scorer, rows: Iterable[Row]) -> list[npt.NDArray[np.float64]]:
     """The rewards of rows, scored in this process; nan where a row failed."""
     return [row.rewards for row in measure_rows(scorer, rows)]

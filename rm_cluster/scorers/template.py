@@ -15,7 +15,8 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from rm_cluster.errors import ConfigError
+from rm_cluster.conversation import readable
+from rm_cluster.errors import ConfigError, DataFormatError
 from rm_cluster.scorers.scorer import EncodedGroup, TokenIds
 from rm_cluster.types import Row
 
@@ -110,7 +111,11 @@ class Template:
         ]
 
     def _render(self, row: Row) -> list[str] | str:
-        """The K texts of a row, or why the template refuses it."""
+        """The K texts of a row, or why there are none."""
+        try:
+            row = readable(row)
+        except DataFormatError as error:
+            return str(error)
         try:
             return [
                 self._apply([*row["prompt"], {"role": "assistant", "content": completion}])
@@ -144,16 +149,20 @@ class Template:
         if self._max_length is None or max(num_tokens, default=0) <= self._max_length:
             return EncodedGroup(token_ids, num_tokens, [False] * len(token_ids))
         longest = int(np.argmax(num_tokens))
-        too_long = f"completion {longest} makes {num_tokens[longest]} tokens, max_length is"
+        too_long = (
+            f"completion {longest} makes {num_tokens[longest]} tokens, max_length is "
+            f"{self._max_length}"
+        )
         if self._truncation == "error":
-            return EncodedGroup.failed(f"{too_long} {self._max_length}")
+            return EncodedGroup.failed(too_long)
         try:
-            room = self._num_prompt_tokens(row)
+            prompt = self._prompt_tokens(row)
         except Exception as error:  # as above
             return EncodedGroup.failed(f"the chat template refuses the prompt alone: {error}"[:500])
+        room = min(self._num_shared(prompt, ids) for ids in token_ids)
         if max(num_tokens) - self._max_length > room:
             return EncodedGroup.failed(
-                f"{too_long} {self._max_length}; more than the prompt's {room} would have to go"
+                f"{too_long}; more than the prompt's {room} would have to go"
             )
         return EncodedGroup(
             [self._cut_left(ids) for ids in token_ids],
@@ -161,21 +170,32 @@ class Template:
             [length > self._max_length for length in num_tokens],
         )
 
-    def _num_prompt_tokens(self, row: Row) -> int:
-        """Tokens of the prompt that may go: all but a leading special token."""
-        text = self._apply(row["prompt"], add_generation_prompt=True)
+    def _prompt_tokens(self, row: Row) -> TokenIds:
+        """Of the prompt, up to where a completion begins."""
+        text = self._apply(readable(row)["prompt"], add_generation_prompt=True)
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return len(ids) - bool(self.is_chat and ids and self._is_special(ids[0]))
+        return np.asarray(ids, dtype=np.int32)
+
+    def _num_shared(self, prompt: TokenIds, ids: TokenIds) -> int:
+        """Tokens of a text that are the prompt's and may go: all but a leading special one.
+
+        A generation prompt may hold what no text has, such as the beginning of a thought.
+        """
+        prompt, ids = (its[1:] if self._begins_specially(its) else its for its in (prompt, ids))
+        size = min(len(prompt), len(ids))
+        differ = np.flatnonzero(prompt[:size] != ids[:size])
+        return int(differ[0]) if differ.size else size
 
     def _cut_left(self, ids: TokenIds) -> TokenIds:
         """Keep the end, and a leading special token (BOS, CLS) if there is one."""
         if self._max_length is None or len(ids) <= self._max_length:
             return ids
-        head = ids[:1] if self._is_special(int(ids[0])) else ids[:0]
+        head = ids[:1] if self._begins_specially(ids) else ids[:0]
         return np.concatenate([head, ids[len(ids) - self._max_length + len(head) :]])
 
-    def _is_special(self, token_id: int) -> bool:
-        return token_id in (self._tokenizer.bos_token_id, self._tokenizer.cls_token_id)
+    def _begins_specially(self, ids: TokenIds) -> bool:
+        special = (self._tokenizer.bos_token_id, self._tokenizer.cls_token_id)
+        return bool(len(ids)) and int(ids[0]) in special
 
 
 def _resolve(tokenizer: Any, template: str | None, name: str) -> tuple[str, str]:

@@ -23,10 +23,10 @@ from rm_cluster.config import (
     LogprobConfig,
     PretrainedConfig,
 )
+from rm_cluster.engines.classifier import HEADS
 from rm_cluster.engines.decoder import distinct
 from rm_cluster.engines.packing import TokenIds
 from rm_cluster.engines.sampling import Sample
-from rm_cluster.engines.torch_engine import HEADS
 from rm_cluster.engines.vllm_api import Continuation, Vllm
 from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import head_weights

@@ -109,7 +109,10 @@ class ContinuationTemplate(Template):
         if isinstance(texts, str):
             return texts
         if not all(text.startswith(prompt) for text in texts):
-            return "the chat template does not begin the conversation with the prompt"
+            return (
+                "the chat template does not begin the conversation with the prompt: what asks for a "
+                "reply is in none, such as the beginning of a thought; set `template` to another"
+            )
         return [self._part(text, len(prompt)) for text in texts]
 
     def _part(self, text: str, num_prompt: int) -> tuple[str, str]:

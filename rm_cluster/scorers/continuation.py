@@ -110,8 +110,8 @@ class ContinuationTemplate(Template):
             return texts
         if not all(text.startswith(prompt) for text in texts):
             return (
-                "the chat template does not begin the conversation with the prompt: what asks for a "
-                "reply is in none, such as the beginning of a thought; set `template` to another"
+                "the chat template does not begin the conversation with the prompt: what asks for "
+                "a reply is in none, such as the beginning of a thought; set `template` to another"
             )
         return [self._part(text, len(prompt)) for text in texts]
 

@@ -72,7 +72,7 @@ def solve(
 def compare_with_solver(pools: dict[str, np.ndarray], similarity: np.ndarray) -> dict[str, float]:
     """Seconds per pool and beta of the linear program, and how far its laws are from ours."""
     gaps, taken = [], []
-    for prompt in range(NUM_SOLVED_POOLS):
+    for prompt in range(min(NUM_SOLVED_POOLS, len(similarity))):
         pool = pools["rewards"][prompt], pools["logprobs"][prompt], similarity[prompt]
         for beta in (0.5, 5.0):
             started = time.perf_counter()

@@ -26,8 +26,9 @@ import transformers
 from options import read_options
 
 import rm_cluster as rmc
-from rm_cluster.benchmarks.rows import make_row, messages
+from rm_cluster.benchmarks.rows import make_row
 from rm_cluster.config import CustomizeConfig
+from rm_cluster.conversation import messages
 from rm_cluster.engines.decoder import enough
 from rm_cluster.engines.packing import pack, tree_batches
 from rm_cluster.sandbox.tokenizer import byte_tokenizer

@@ -13,22 +13,44 @@ from rm_cluster.types import Message, Row
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant"}
 
 
+def listed_rows(rows: Iterable[Row]) -> list[Row]:
+    """The rows as a list.
+
+    Raises:
+        DataFormatError: They are no such thing, but one row, a text or a list of something else.
+    """
+    found: list[Any] = [rows] if isinstance(rows, str | Mapping) else list(rows)
+    wrong = [row for row in found if not isinstance(row, Mapping)]
+    if wrong or isinstance(rows, Mapping):
+        kind = kind_of(wrong[0]) if wrong else "one of them"
+        raise DataFormatError(
+            f"rows must be a list of objects with `prompt` and `completions`, got {kind}"
+        )
+    return found
+
+
 def readable(row: Row) -> Row:
     """The row with its prompt as a conversation and its completions as a list of texts.
 
     A prompt may be text, as one user turn, and both any sequence; without turns it is empty.
 
     Raises:
-        DataFormatError: They are something else, or no valid Unicode.
+        DataFormatError: They are missing, something else, or no valid Unicode.
     """
-    prompt = _listed(row["prompt"])
+    prompt = _listed(row.get("prompt"))
     return Row(
         **{
             **row,
             "prompt": [] if prompt == [] else messages(prompt, "prompt"),
-            "completions": texts(row["completions"], "completions"),
+            "completions": texts(row.get("completions"), "completions"),
         }
     )
+
+
+def num_completions(row: Row) -> int:
+    """K of a row as users hand it in; 0 where it has no sequence of completions."""
+    completions = _listed(row.get("completions"))
+    return len(completions) if isinstance(completions, list) else 0
 
 
 def text(value: Any, what: str) -> str:
@@ -53,8 +75,8 @@ def texts(value: Any, what: str) -> list[str]:
 def messages(value: Any, what: str) -> list[Message]:
     """Read a conversation: a list of messages, or text as one user turn.
 
-    Takes `role` / `content` and ShareGPT's `from` / `value`; content may be text, a list of text
-    parts, or missing beside `tool_calls`, which are kept as JSON.
+    Takes `role` / `content` and ShareGPT's `from` / `value`; content may be text or a list of text
+    parts. `tool_calls` are kept as JSON, after the content if there is any.
     """
     if isinstance(value, str):
         return [Message(role="user", content=text(value, what))]
@@ -67,14 +89,17 @@ def messages(value: Any, what: str) -> list[Message]:
 def _message(item: Any, what: str) -> Message:
     if not isinstance(item, dict):
         raise DataFormatError(f"a message of {what} must be an object, got {kind_of(item)}")
-    role = item.get("role", item.get("from"))
-    content = item.get("content", item.get("value"))
+    role, content = (
+        item[name] if item.get(name) is not None else item.get(other)
+        for name, other in (("role", "from"), ("content", "value"))
+    )
+    content, calls = _listed(content), _listed(item.get("tool_calls"))
     if not isinstance(role, str) or not role:
         raise DataFormatError(f"a message of {what} has no role")
-    if content is None and item.get("tool_calls"):
-        content = json.dumps(item["tool_calls"], default=str)
-    elif isinstance(content, list):
+    if isinstance(content, list):
         content = "".join(_part(part, what) for part in content)
+    if calls and isinstance(content, str | None):
+        content = "\n".join(filter(None, [content, json.dumps(calls, default=_plain)]))
     return Message(
         role=_SHAREGPT_ROLES.get(text(role, what), role),
         content=text(content, f"the content of a message of {what}"),
@@ -87,8 +112,15 @@ def _part(part: Any, what: str) -> str:
     raise DataFormatError(f"{what} has a part that is not text")
 
 
+def _plain(value: Any) -> Any:
+    """What numpy and Arrow hold, as Python has it."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
 def _listed(value: Any) -> Any:
     """A list, of any sequence that is not text."""
+    if hasattr(value, "tolist"):  # an array, which may be of no dimension
+        value = value.tolist()
     is_many = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
     return list(value) if is_many else value
 

@@ -140,7 +140,8 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] != "value_error":  # ours may begin with a name
             reason = f"{reason[0].lower()}{reason[1:]}"
-        message = f"{where} is wrong: {reason} (got {shown}).{_number_hint(first['input'])}"
+        got = f" (got {shown})" if path else ""  # of all of it nothing can be told in a line
+        message = f"{where} is wrong: {reason}{got}.{_number_hint(first['input'])}"
     more = f" ({len(problems) - 1} more problems.)" if len(problems) > 1 else ""
     return " ".join((message + more).split())
 

@@ -44,7 +44,7 @@ def take(
     one_of_many = pair is not None or "completion" in record
     key = id if one_of_many else unique_id(id, seen)
     into = found.setdefault(key, Found({}, {}, {}, [], {}, {}))
-    if record.get("error"):
+    if record.get("error") and record["error"] == record["error"]:  # not nan, as tables have it
         into.errors.append(text(str(record["error"]), "error"))
         if not record.get("values") and not record.get("margins"):
             return

@@ -238,11 +238,11 @@ def test_a_row_that_cannot_be_read_is_nan_and_the_others_are_not(tiny_llama: Pat
     bad: list[Any] = [
         {**good, "completions": ["a", "\ud800"]},
         {**good, "completions": ["a", None]},
-        {**good, "completions": "ab"},
         {**good, "prompt": [{"role": "user", "content": "\ud800"}]},
         {**good, "prompt": 3},
     ]
-    first, *others, last = scorer.score([good, *bad, good])
+    first, empty, *others, last = scorer.score([good, {"prompt": "Hi"}, *bad, good])
+    assert empty.size == 0
     np.testing.assert_array_equal(first, last)
     assert np.isfinite(first).all()
     assert all(np.isnan(one).tolist() == [True, True] for one in others)

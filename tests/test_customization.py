@@ -234,3 +234,12 @@ def test_a_router_says_for_which_prompts_it_could_not_answer(
     router = Router(model=str(tiny_lm), max_new_tokens=4, max_length=40)
     assert router.route([row(HI, id="long")]) == ["chat"]
     assert "Prompt 'long' is taken for the fallback: it makes" in caplog.text
+
+
+def test_a_row_that_cannot_be_read_is_nan_and_the_others_are_customized(tiny_lm: Path) -> None:
+    told = rmc.Logprob(model=str(tiny_lm), customize={"use": ["criteria"]})
+    good: Any = {"prompt": "Hi", "completions": ["a"], "domain": None}
+    first, bad = told.score([good, {**good, "prompt": None}])
+    assert np.isfinite(first).all()
+    assert np.isnan(bad).all()
+    np.testing.assert_array_equal(first, told.score([row(HI, ["a"])])[0])

@@ -223,3 +223,5 @@ def test_a_prompt_as_text_is_a_users_turn(tiny_lm: Path) -> None:
     turns: list[Any] = [[{"role": "user", "content": "Hello"}], "Hello"]
     first, second = generator.sample(turns)
     assert first == second
+    with pytest.raises(DataFormatError, match="got a text"):
+        generator.sample("Hello")

@@ -112,11 +112,14 @@ def value_rewards(
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_value_heads_are_found_under_their_names(tmp_path: Path, name: str) -> None:
+def test_value_heads_are_found_under_their_names(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     weight = torch.randn(1, 32, generator=torch.Generator().manual_seed(1))
     folder = with_value_head(tmp_path / "m", {f"{name}.weight": weight})
     found = rmc.Classifier(model=str(folder)).score(ROWS)
     assert_equal(found, value_rewards(folder, ROWS, weight))
+    assert "newly initialized" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("family", ["GPT2", "Qwen2", "GPTNeoX"])

@@ -175,7 +175,8 @@ def test_a_judge_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
 def test_a_row_that_cannot_be_read_is_nan_and_the_others_are_not(tiny_lm: Path) -> None:
     good: Any = {"prompt": "Which?", "completions": ["a", "b"]}
     judge = Judge(model=str(tiny_lm))
-    first, bad, last = judge.score([good, {**good, "completions": ["a", "\ud800"]}, good])
+    broken: Any = [{**good, "completions": ["a", "\ud800"]}, {"completions": ["a", "b"]}]
+    first, *bad, last = judge.score([good, *broken, good])
     assert np.isfinite(first).all()
     assert np.isnan(bad).all()
     np.testing.assert_array_equal(first, last)

@@ -114,6 +114,18 @@ def test_left_prompt_counts_no_beginning_of_a_thought_that_is_in_no_text() -> No
             assert max_length < len("abcdefghijklmnopqrstuvwxyz")
 
 
+def test_each_text_has_the_room_of_what_it_shares_with_the_prompt() -> None:
+    jinja = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}ab{% endif %}"
+    )
+    one = row([{"role": "user", "content": "0123456789"}], ["ab", "abcdef", "x"])
+    _, found = template(jinja, max_length=8, truncation="left_prompt")
+    (group,) = found.encode([one])  # the third shares no "ab", and loses but three tokens
+    assert group.error is None
+    assert [len(ids) for ids in group.token_ids] == [8, 8, 8]
+
+
 def test_every_length_is_kept_or_refused() -> None:
     for max_length in range(1, 15):
         _, found = template(max_length=max_length, truncation="left_prompt")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -59,15 +60,16 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
     if config.attn_implementation is not None:
         options["attn_implementation"] = config.attn_implementation
     try:
-        model, info = loader.from_pretrained(
-            config.model,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            use_safetensors=True,
-            dtype=getattr(torch, dtype),
-            output_loading_info=True,
-            **options,
-        )
+        with _without_report():
+            model, info = loader.from_pretrained(
+                config.model,
+                revision=config.revision,
+                trust_remote_code=config.trust_remote_code,
+                use_safetensors=True,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                **options,
+            )
     except Exception as error:  # safetensors, transformers and the hub each raise their own
         reason = " ".join(str(error).split())[:300]
         if "get_current_vllm_config" in reason:
@@ -86,6 +88,21 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
             f"random. Is it {what} with a trained head?"
         )
     return model
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers from advising to train a head that is found elsewhere, or told below."""
+    reporter = logging.getLogger("transformers.modeling_utils")
+    reporter.addFilter(_is_no_report)
+    try:
+        yield
+    finally:
+        reporter.removeFilter(_is_no_report)
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def _keep_soft_caps(model: Any, config: PretrainedConfig) -> None:

@@ -105,9 +105,10 @@ def hears_padding(model: Any, compute: Callable[[Sequence[TokenIds]], torch.Tens
     # some encoders read it
     end = [token for token in _marks(model, "eos") if token < num_known(model)][:1]
     room = (getattr(config, "max_position_embeddings", None) or 2 * _LONG) // 2
+    longest = max(_SHORT[0] + 1, min(_LONG, room))
     texts = [
         np.array([*some_tokens(model, size).tolist(), *end], dtype=np.int32)
-        for size in (*_SHORT, max(_SHORT[-1] + 1, min(_LONG, room)))
+        for size in (*(size for size in _SHORT if size < longest), longest)
     ]
     together = compute(texts)
     alone = torch.cat([compute([text]) for text in texts])

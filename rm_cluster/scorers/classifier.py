@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import ClassifierConfig, ScoringConfig
+from rm_cluster.conversation import listed_rows, num_completions
 from rm_cluster.engines import engine_module
 from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import head_weights
@@ -107,13 +108,13 @@ class Classifier:
         """
         self.load()
         assert self._engine is not None
-        rows, found = list(prompt_groups), []
+        rows, found = listed_rows(prompt_groups), []
         for row, group in zip(rows, self.encode(rows), strict=True):
             if group.error is None:
                 found.append(self._engine.objectives(group.token_ids))
             else:
                 logger.warning("Prompt %r failed: %s", row.get("id", len(found)), group.error)
-                found.append(np.full((len(row["completions"]), self._engine.num_outputs), np.nan))
+                found.append(np.full((num_completions(row), self._engine.num_outputs), np.nan))
         return found
 
     def score(self, prompt_groups: Iterable[Row]) -> list[npt.NDArray[np.float64]]:
@@ -132,7 +133,7 @@ class Classifier:
         weights: list[float] = head_weights(given, hf.num_labels, self.config.name).tolist()
         if self.config.engine == "vllm" and weights != [1.0]:
             raise ConfigError(
-                f"{self.config.name} has {hf.num_labels} labels; engine: vllm takes heads of one "
-                "output here. Set engine: torch."
+                f"{self.config.name} has a head of {hf.num_labels} outputs, or head_weights; "
+                "engine: vllm takes one output as it is. Set engine: torch."
             )
         return weights

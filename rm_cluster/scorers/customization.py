@@ -7,6 +7,7 @@ prompt itself is laid out as the next example, whose good reply is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import json
@@ -16,7 +17,8 @@ from importlib.resources import as_file, files
 from typing import Any
 
 from rm_cluster.config import CustomizeConfig, DomainConfig, ExemplarConfig, TemplatesConfig
-from rm_cluster.conversation import readable
+from rm_cluster.conversation import listed_rows, readable
+from rm_cluster.errors import DataFormatError
 from rm_cluster.parsing import parse_config
 from rm_cluster.types import Message, Row
 
@@ -88,19 +90,23 @@ class Customizer:
     def routed(self, rows: Iterable[Row]) -> list[Row]:
         """The rows customized for their domains, which a router is asked for in this process.
 
-        Raises:
-            DataFormatError: A row is none.
+        One that cannot be read stays as it is, for the error that it will be.
         """
-        rows = [readable(row) for row in rows]
+        found = listed_rows(rows)
+        known: dict[int, Row] = {}
+        for place, row in enumerate(found):
+            with contextlib.suppress(DataFormatError):
+                known[place] = _told(readable(row))
         routing = self._config.routing()
         if routing is None:
-            domains = [self.domain_of({**_UNTOLD, **row}) for row in rows]
+            domains = [self.domain_of(row) for row in known.values()]
         else:
             from rm_cluster.scorers.router import Router
 
-            domains = Router(**routing.model_dump()).route(rows)
-        customized = self.customized
-        return [customized({**_UNTOLD, **row}, d) for row, d in zip(rows, domains, strict=True)]
+            domains = Router(**routing.model_dump()).route(known.values())
+        for (place, row), domain in zip(known.items(), domains, strict=True):
+            found[place] = self.customized(row, domain)
+        return found
 
     def _exemplars(self, row: Row, domain: str, template: DomainConfig) -> str:
         """Exemplars drawn by the seed and the row's id, or by the domain alone."""
@@ -109,6 +115,19 @@ class Customizer:
         draw = random.Random(f"{config.seed}\n{domain}\n{key}")
         num = min(config.num_exemplars, len(template.exemplars))
         return "".join(map(_shown, draw.sample(template.exemplars, num)))
+
+
+def _told(row: Row) -> Any:
+    """The row with what it need not say, even where a table has nothing in its place."""
+    return {**_UNTOLD, **{key: value for key, value in row.items() if value is not None}}
+
+
+def folded(row: Row) -> Row:
+    """The row with its system turn folded in; one that cannot be read stays as it is."""
+    try:
+        return {**row, "prompt": fold_system(readable(row)["prompt"])}
+    except DataFormatError:
+        return row
 
 
 def fold_system(prompt: Sequence[Message]) -> list[Message]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from rm_cluster.config import EnsembleConfig
+from rm_cluster.conversation import listed_rows, num_completions
 from rm_cluster.rewards import Scale, combine
 from rm_cluster.types import Row
 
@@ -16,7 +17,7 @@ from rm_cluster.types import Row
 class Member(Protocol):
     """Whatever scores in this process, such as `Classifier` or `LogRatio`."""
 
-    def score(self, prompt_groups: Sequence[Row]) -> list[npt.NDArray[np.float64]]: ...
+    def score(self, prompt_groups: Iterable[Row]) -> list[npt.NDArray[np.float64]]: ...
 
 
 class Ensemble:
@@ -44,12 +45,13 @@ class Ensemble:
         Raises:
             DataFormatError: The rewards of a member do not differ, so that they have no scale.
         """
-        if not prompt_groups:
+        rows = listed_rows(prompt_groups)
+        if not rows:
             return []
-        sizes = [len(row["completions"]) for row in prompt_groups]
+        sizes = [num_completions(row) for row in rows]
         flat = np.stack(
             [
-                np.concatenate([np.empty(0), *member.score(prompt_groups)])
+                np.concatenate([np.empty(0), *member.score(rows)])
                 for member in self._members.values()
             ]
         )

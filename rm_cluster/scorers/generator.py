@@ -90,7 +90,13 @@ class Generator:
         return self._template.notice
 
     def encode(self, prompts: Sequence[Sequence[Message]]) -> list[EncodedGroup]:
-        """Render and tokenize; a group is its prompt, once for each of the `n` samples."""
+        """Render and tokenize; a group is its prompt, once for each of the `n` samples.
+
+        Raises:
+            DataFormatError: One text is given in the place of a list of prompts.
+        """
+        if isinstance(prompts, str):
+            raise DataFormatError("prompts must be a list of conversations or texts, got a text")
         rendered = [self._render(prompt) for prompt in prompts]
         token_ids = self._template.encode_prompts([text for text, error in rendered if not error])
         encoded = iter(token_ids)

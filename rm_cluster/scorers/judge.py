@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rm_cluster.config import JudgeConfig, ScoringConfig
-from rm_cluster.conversation import readable
+from rm_cluster.conversation import listed_rows, num_completions, readable
 from rm_cluster.errors import DataFormatError
 from rm_cluster.scorers.asking import NOTHING_ELSE, Asker, Endpoint, Logits, Reading, Words
 from rm_cluster.scorers.judge_prompt import OPTIONS, JudgePrompt
@@ -117,12 +117,12 @@ class Judge:
         config = self.config
         if config.is_pairwise:
             config = config.model_copy(update={"compare": "round_robin"})
-        rows = list(prompt_groups)
-        rewards = [np.full(len(row["completions"]), np.nan) for row in rows]
+        rows = listed_rows(prompt_groups)
+        rewards = [np.full(num_completions(row), np.nan) for row in rows]
         kept: dict[int, Row] = {}
         for place, row in enumerate(rows):
             try:
-                kept[place] = readable({**NOTHING_ELSE, **row})
+                kept[place] = {**NOTHING_ELSE, **readable(row)}
             except DataFormatError as error:
                 logger.warning("Prompt %r: %s", row.get("id"), error)
         asked = [question for row in kept.values() for question in question_rows(config, row)]

@@ -55,7 +55,7 @@ class Length:
 
     def _encode(self, row: Row) -> EncodedGroup:
         try:
-            completions = texts(row["completions"], "completions")
+            completions = texts(row.get("completions"), "completions")
         except DataFormatError as error:
             return EncodedGroup.failed(str(error))
         if self._tokenizer is None:

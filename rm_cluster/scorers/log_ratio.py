@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from rm_cluster.config import LogRatioConfig, ScoringConfig
 from rm_cluster.config.listing import check_ratio, measured_members
+from rm_cluster.conversation import listed_rows
 from rm_cluster.errors import ConfigError
 from rm_cluster.rewards import log_ratio
 from rm_cluster.scorers.logprob import Logprob
@@ -42,7 +43,7 @@ class LogRatio:
 
     def score(self, prompt_groups: Iterable[Row]) -> list[npt.NDArray[np.float64]]:
         """Return an array of K rewards for each prompt group; nan where either model failed."""
-        rows = list(prompt_groups)
+        rows = listed_rows(prompt_groups)
         return [
             log_ratio(
                 strong.rewards,

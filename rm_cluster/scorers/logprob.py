@@ -13,7 +13,7 @@ from rm_cluster.config import LogprobConfig, ScoringConfig
 from rm_cluster.engines import engine_module
 from rm_cluster.rewards import logprob_reward
 from rm_cluster.scorers.continuation import ContinuationTemplate, unmark
-from rm_cluster.scorers.customization import Customizer, fold_system
+from rm_cluster.scorers.customization import Customizer, folded
 from rm_cluster.scorers.pretrained import load_tokenizer, open_pretrained
 from rm_cluster.scorers.scorer import EncodedGroup, RowRewards, TokenIds, measure_rows
 from rm_cluster.types import Row
@@ -91,7 +91,7 @@ class Logprob:
     def encode(self, rows: Sequence[Row]) -> list[EncodedGroup]:
         """Render and tokenize rows, whose prompts are customized already if they are to be."""
         if self._folds:
-            rows = [{**row, "prompt": fold_system(row["prompt"])} for row in rows]
+            rows = [folded(row) for row in rows]
         return self._template.encode(rows)
 
     def load(self, num_threads: int | None = None) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from rm_cluster.config import RouterConfig
-from rm_cluster.conversation import readable
+from rm_cluster.conversation import listed_rows, readable
 from rm_cluster.scorers.customization import load_templates, templates_hash
 from rm_cluster.scorers.generator import Generator
 from rm_cluster.scorers.judge_prompt import built_in_hash, disarm, last_line, render
@@ -75,7 +75,7 @@ class Router:
             ConfigError: The model cannot be loaded.
             DataFormatError: A row is none.
         """
-        rows = [readable(row) for row in prompt_groups]
+        rows = [readable(row) for row in listed_rows(prompt_groups)]
         self.load()  # here, or what keeps it from loading would send all to the fallback
         found = score_encoded_groups(self, self.encode(rows))
         for row, (_, error) in zip(rows, found, strict=True):

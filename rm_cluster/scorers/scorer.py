@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rm_cluster.conversation import listed_rows, num_completions
 from rm_cluster.types import Row
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ class RowRewards(NamedTuple):
 
 def measure_rows(scorer: Scorer, rows: Iterable[Row]) -> list[RowRewards]:
     """Score rows in this process; one that fails is logged with its reason."""
-    rows = list(rows)
+    rows = listed_rows(rows)
     scorer.load()  # here, or what keeps it from loading would be an error of every row
     encoded = scorer.encode(rows)
     results = score_encoded_groups(scorer, encoded)
@@ -138,7 +139,7 @@ def measure_rows(scorer: Scorer, rows: Iterable[Row]) -> list[RowRewards]:
     for row, group, result in zip(rows, encoded, results, strict=True):
         if result.values is None:
             logger.warning("Prompt %r failed: %s", row.get("id", len(found)), result.error)
-            num = len(row["completions"])
+            num = num_completions(row)
             found.append(RowRewards(np.full(num, np.nan), np.zeros(num, dtype=np.int64)))
         else:
             found.append(RowRewards(np.array(result.values), np.array(group.num_tokens, np.int64)))

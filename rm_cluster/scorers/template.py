@@ -159,11 +159,12 @@ class Template:
             prompt = self._prompt_tokens(row)
         except Exception as error:  # as above
             return EncodedGroup.failed(f"the chat template refuses the prompt alone: {error}"[:500])
-        room = min(self._num_shared(prompt, ids) for ids in token_ids)
-        if max(num_tokens) - self._max_length > room:
-            return EncodedGroup.failed(
-                f"{too_long}; more than the prompt's {room} would have to go"
-            )
+        for ids in token_ids:
+            room = self._num_shared(prompt, ids)
+            if len(ids) - self._max_length > room:
+                return EncodedGroup.failed(
+                    f"{too_long}; more than the prompt's {room} would have to go"
+                )
         return EncodedGroup(
             [self._cut_left(ids) for ids in token_ids],
             num_tokens,

@@ -148,23 +148,19 @@ class Template:
             return EncodedGroup.failed(f"completion {num_tokens.index(0)} has no tokens")
         if self._max_length is None or max(num_tokens, default=0) <= self._max_length:
             return EncodedGroup(token_ids, num_tokens, [False] * len(token_ids))
-        longest = int(np.argmax(num_tokens))
-        too_long = (
-            f"completion {longest} makes {num_tokens[longest]} tokens, max_length is "
-            f"{self._max_length}"
-        )
+        too_long = f"completion %d makes %d tokens, max_length is {self._max_length}"
         if self._truncation == "error":
-            return EncodedGroup.failed(too_long)
+            longest = int(np.argmax(num_tokens))
+            return EncodedGroup.failed(too_long % (longest, num_tokens[longest]))
         try:
             prompt = self._prompt_tokens(row)
         except Exception as error:  # as above
             return EncodedGroup.failed(f"the chat template refuses the prompt alone: {error}"[:500])
-        for ids in token_ids:
+        for k, ids in enumerate(token_ids):
             room = self._num_shared(prompt, ids)
             if len(ids) - self._max_length > room:
-                return EncodedGroup.failed(
-                    f"{too_long}; more than the prompt's {room} would have to go"
-                )
+                why = f"more than the {room} that it shares with the prompt would have to go"
+                return EncodedGroup.failed(f"{too_long % (k, len(ids))}; {why}")
         return EncodedGroup(
             [self._cut_left(ids) for ids in token_ids],
             num_tokens,

@@ -162,8 +162,11 @@ def test_a_folder_without_metrics_and_an_unknown_url_are_told(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("outcomes.csv.gz", gzip.compress(b"reward_model,outcome,value\na,b,1\n" * 999)[:-20]),
-        ("outcomes.csv.gz", gzip.compress(b"x" * 9999)[:30] + b"x" * 30),
+        (
+            "outcomes.csv.gz",
+            gzip.compress(b"reward_model,outcome,value\na,b,1\n" * 999, mtime=0)[:-20],
+        ),
+        ("outcomes.csv.gz", gzip.compress(b"x" * 9999, mtime=0)[:30] + b"x" * 30),
         ("outcomes.csv.xz", b"not xz"),
         ("outcomes.parquet", b"not parquet"),
     ],

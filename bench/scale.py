@@ -13,9 +13,10 @@ from the first request to the last answer, with the time in which replicas still
 ones end. `cpu_ms_per_request` is what each kind of process took from the first answer to the last,
 so that the next bottleneck can be read off: a process reaches one core at 1000 divided by its own,
 and the node when their sum times the requests per second is what it has. Then `length` scores
-growing sets, and the memory of the driver and of the largest worker is watched while it scores; the
-driver's is told for the whole job, too, in which it reads every reward for the metrics. No other
-Ray may run on the machine. Writes `bench/results/scale.json`.
+growing sets, each in a process and on a Ray of its own, and the memory of the driver and of the
+largest worker is watched while it scores; the driver's is told for the whole job, too, in which it
+reads every reward for the metrics. No other Ray may run on the machine. Writes
+`bench/results/scale.json`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import math
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -250,6 +252,37 @@ def score_many(folder: Path, num_pairs: int) -> dict[str, Any]:
     return found
 
 
+def alone(num_pairs: int) -> None:
+    """`score_many` in this process and on a Ray of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="scale-"))
+    start_ray()
+    try:
+        score_many(folder, num_pairs)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder)
+
+
+def score_in_a_process(num_pairs: int) -> dict[str, Any]:
+    """`alone` in a process that has done nothing else, whose memory is its own."""
+    run = f"import scale; scale.alone({num_pairs})"
+    done = subprocess.run(
+        [sys.executable, "-c", run], cwd=Path(__file__).parent, stdout=subprocess.PIPE, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def start_ray() -> None:
+    ray.init(
+        address="local",
+        object_store_memory=500_000_000,
+        configure_logging=False,
+        include_dashboard=False,
+    )
+
+
 def main() -> None:
     options = read_options("replicas", "service_s", "requests_per_replica", "pairs")
     replicas = [int(n) for n in options.get("replicas", "1,2,4,8,16,32,64").split(",") if n]
@@ -261,21 +294,17 @@ def main() -> None:
             "requests_per_replica must be 4 or more: the first and the last two are not timed."
         )
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
-    ray.init(
-        address="local",
-        object_store_memory=500_000_000,
-        configure_logging=False,
-        include_dashboard=False,
-    )
+    start_ray()
     try:
-        result = {
-            "replicas": [keep_busy(folder, n, service_s, per_replica * n) for n in replicas],
-            "memory": [score_many(folder, n) for n in pairs],
-            "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, ray {ray.__version__}",
-        }
+        busy = [keep_busy(folder, n, service_s, per_replica * n) for n in replicas]
     finally:
         ray.shutdown()
         shutil.rmtree(folder)
+    result = {
+        "replicas": busy,
+        "memory": [score_in_a_process(n) for n in pairs],
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, ray {ray.__version__}",
+    }
     target = Path(__file__).parent / "results" / "scale.json"
     known = json.loads(target.read_text()) if target.exists() else {}
     # a part that was not asked for stays

@@ -60,7 +60,7 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
     if config.attn_implementation is not None:
         options["attn_implementation"] = config.attn_implementation
     try:
-        with _without_report():
+        with _report_held_back():
             model, info = loader.from_pretrained(
                 config.model,
                 revision=config.revision,
@@ -91,18 +91,28 @@ def _load(loader: Any, config: PretrainedConfig, dtype: str, what: str, mend: Me
 
 
 @contextlib.contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep transformers from advising to train a head that is found elsewhere, or told below."""
-    reporter = logging.getLogger("transformers.modeling_utils")
-    reporter.addFilter(_is_no_report)
+def _report_held_back() -> Iterator[None]:
+    """Keep transformers from advising to train a head that is found elsewhere, or told below.
+
+    Where loading fails the report is given, because the error refers to it.
+    """
+    reporter, held = logging.getLogger("transformers.modeling_utils"), []
+
+    def hold(record: logging.LogRecord) -> bool:
+        if is_report := "LOAD REPORT" in record.getMessage():
+            held.append(record)
+        return not is_report
+
+    reporter.addFilter(hold)
     try:
         yield
+    except Exception:
+        reporter.removeFilter(hold)
+        for record in held:
+            reporter.handle(record)
+        raise
     finally:
-        reporter.removeFilter(_is_no_report)
-
-
-def _is_no_report(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
+        reporter.removeFilter(hold)
 
 
 def _keep_soft_caps(model: Any, config: PretrainedConfig) -> None:

@@ -19,14 +19,19 @@ def listed_rows(rows: Iterable[Row]) -> list[Row]:
     Raises:
         DataFormatError: They are no such thing, but one row, a text or a list of something else.
     """
-    found: list[Any] = [rows] if isinstance(rows, str | Mapping) else list(rows)
-    wrong = [row for row in found if not isinstance(row, Mapping)]
-    if wrong or isinstance(rows, Mapping):
-        kind = kind_of(wrong[0]) if wrong else "one of them"
-        raise DataFormatError(
-            f"rows must be a list of objects with `prompt` and `completions`, got {kind}"
-        )
+    if isinstance(rows, str | Mapping):
+        raise _no_rows(rows)
+    found = list(rows)
+    for row in found:
+        if not isinstance(row, Mapping):
+            raise _no_rows(row)
     return found
+
+
+def _no_rows(value: Any) -> DataFormatError:
+    return DataFormatError(
+        "rows must be a list of objects with `prompt` and `completions`, got " + kind_of(value)
+    )
 
 
 def readable(row: Row) -> Row:

@@ -86,12 +86,7 @@ class LogprobEngine:
     def logprobs(
         self, token_ids: Sequence[TokenIds], num_prompt: Sequence[int]
     ) -> npt.NDArray[np.float64]:
-        """Return the sum of log p(token | all before it) over the tokens after the prompt.
-
-        Args:
-            token_ids: Of each text, prompt and completion.
-            num_prompt: How many tokens of each text, one or more, are the prompt's.
-        """
+        """Return the sum of the log-probs of each text's tokens after its prompt, in nats."""
         texts, index = distinct(token_ids)
         self._vllm.require_known(texts)  # the last ones, too, which are no part of what is asked
         # the last token is drawn, because a text as long as the model's limit leaves no room for

@@ -100,14 +100,12 @@ class ContinuationTemplate(Template):
     def _render_apart(self, row: Row) -> list[tuple[str, str]] | str:
         """The prompt and the completion of each of the K texts of a row, or why there are none."""
         try:
-            prompt = self.render_prompt(readable(row)["prompt"])
-            texts = self._render(row)
+            row = readable(row)
+            prompt, texts = self.render_prompt(row["prompt"]), self._texts(row)
         except DataFormatError as error:
             return str(error)
         except Exception as error:  # as in `Template`
             return f"the chat template refuses the conversation: {error}"[:500]
-        if isinstance(texts, str):
-            return texts
         if not all(text.startswith(prompt) for text in texts):
             return (
                 "the chat template does not begin the conversation with the prompt: what asks for "

@@ -113,16 +113,17 @@ class Template:
     def _render(self, row: Row) -> list[str] | str:
         """The K texts of a row, or why there are none."""
         try:
-            row = readable(row)
+            return self._texts(readable(row))
         except DataFormatError as error:
             return str(error)
-        try:
-            return [
-                self._apply([*row["prompt"], {"role": "assistant", "content": completion}])
-                for completion in row["completions"]
-            ]
         except Exception as error:  # a template may raise on purpose, or fail as any code does
             return f"the chat template refuses the conversation: {error}"[:500]
+
+    def _texts(self, row: Row) -> list[str]:
+        return [
+            self._apply([*row["prompt"], {"role": "assistant", "content": completion}])
+            for completion in row["completions"]
+        ]
 
     def _apply(self, messages: Sequence[Any], **options: Any) -> str:
         text: str = self._renderer.apply_chat_template(

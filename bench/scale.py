@@ -21,6 +21,7 @@ reads every reward for the metrics. No other Ray may run on the machine. Writes
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -252,15 +253,27 @@ def score_many(folder: Path, num_pairs: int) -> dict[str, Any]:
     return found
 
 
-def alone(num_pairs: int) -> None:
-    """`score_many` in this process and on a Ray of its own."""
+@contextlib.contextmanager
+def own_ray() -> Iterator[Path]:
+    """A Ray and a folder that go again."""
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
-    start_ray()
+    ray.init(
+        address="local",
+        object_store_memory=500_000_000,
+        configure_logging=False,
+        include_dashboard=False,
+    )
     try:
-        score_many(folder, num_pairs)
+        yield folder
     finally:
         ray.shutdown()
         shutil.rmtree(folder)
+
+
+def alone(num_pairs: int) -> None:
+    """`score_many` in this process and on a Ray of its own."""
+    with own_ray() as folder:
+        score_many(folder, num_pairs)
 
 
 def score_in_a_process(num_pairs: int) -> dict[str, Any]:
@@ -274,15 +287,6 @@ def score_in_a_process(num_pairs: int) -> dict[str, Any]:
     return found
 
 
-def start_ray() -> None:
-    ray.init(
-        address="local",
-        object_store_memory=500_000_000,
-        configure_logging=False,
-        include_dashboard=False,
-    )
-
-
 def main() -> None:
     options = read_options("replicas", "service_s", "requests_per_replica", "pairs")
     replicas = [int(n) for n in options.get("replicas", "1,2,4,8,16,32,64").split(",") if n]
@@ -293,13 +297,10 @@ def main() -> None:
         sys.exit(
             "requests_per_replica must be 4 or more: the first and the last two are not timed."
         )
-    folder = Path(tempfile.mkdtemp(prefix="scale-"))
-    start_ray()
-    try:
-        busy = [keep_busy(folder, n, service_s, per_replica * n) for n in replicas]
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder)
+    busy = []
+    if replicas:
+        with own_ray() as folder:
+            busy = [keep_busy(folder, n, service_s, per_replica * n) for n in replicas]
     result = {
         "replicas": busy,
         "memory": [score_in_a_process(n) for n in pairs],

@@ -126,7 +126,7 @@ def _measure(
     started = time.monotonic()
     num_missing = sum(len(window.positions) for window in windows)
     num_stored = sum(snapshot.num_rows for snapshot in snapshots) - num_missing
-    logger.info("%s: %d prompts stored, %d to go", config.name, num_stored, num_missing)
+    logger.info("%s: %d prompts stored or repeated, %d to go", config.name, num_stored, num_missing)
     if not windows:
         return Measured(num_stored, 0, 0, 0, time.monotonic() - started, None)
     serving = _serving(config, run.serving)
